@@ -1,0 +1,10 @@
+"""JAX: the teacher reads its variables from the state of the step, where they are not constants."""
+
+import keras
+
+
+def run_teacher(distiller, network, state, x):
+    ((_, non_trainable, *_),) = state
+    mapping = list(zip(distiller.non_trainable_variables, non_trainable, strict=True))
+    with keras.StatelessScope(state_mapping=mapping):
+        return network(x, training=False)

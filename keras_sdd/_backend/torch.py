@@ -1,0 +1,8 @@
+"""PyTorch: no graph is kept for the teacher."""
+
+import torch
+
+
+def run_teacher(distiller, network, state, x):
+    with torch.no_grad():
+        return network(x, training=False)

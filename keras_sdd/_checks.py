@@ -1,0 +1,84 @@
+"""Checks of arguments, worded alike everywhere."""
+
+import inspect
+import math
+import numbers
+
+import keras
+
+
+def check_scales(scales):
+    """Return `scales` as a tuple of different positive integers.
+
+    Raises:
+        ValueError: if it is empty, or an entry is not a positive integer or comes twice.
+    """
+    try:
+        values = () if isinstance(scales, str) else tuple(scales)
+    except TypeError:
+        values = ()
+    whole = all(isinstance(m, numbers.Integral) and not isinstance(m, bool) for m in values)
+    if not values or not whole or min(values) < 1 or len(set(values)) < len(values):
+        raise ValueError(
+            "`scales` must be one or more different positive integers, for example (1, 2, 4). "
+            f"Received: scales={scales!r}"
+        )
+    return tuple(int(m) for m in values)
+
+
+def check_word(name, value, words):
+    """Return `value` if it is one of `words`.
+
+    Raises:
+        ValueError: otherwise, naming the argument and the choice.
+    """
+    if not isinstance(value, str) or value not in words:
+        choice = " or ".join(repr(word) for word in words)
+        raise ValueError(f"`{name}` must be {choice}. Received: {name}={value!r}")
+    return value
+
+
+def check_number(name, value, positive=False):
+    """Return `value` as a float if it is finite and at least 0 (above 0 if `positive`).
+
+    Raises:
+        ValueError: otherwise, naming the argument.
+    """
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        bound = "greater than 0" if positive else "0 or greater"
+        raise ValueError(f"`{name}` must be a finite number {bound}. Received: {name}={value!r}")
+    return number
+
+
+def check_loss(loss):
+    """Return `loss` as a Keras loss or function if it takes labels and logits of classes.
+
+    Raises:
+        ValueError: if it is several losses, expects probabilities, or is one for multi-label
+            targets; the message has the replacement to type.
+    """
+    if isinstance(loss, (list, tuple, dict)):
+        raise ValueError(f"`loss` must be one loss, for the class logits. Received: loss={loss!r}")
+    received, loss = loss, keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        name, config = type(loss).__name__, loss.get_config()
+    else:
+        name = getattr(loss, "__name__", type(loss).__name__).title().replace("_", "")
+        config = {k: v.default for k, v in inspect.signature(loss).parameters.items()}
+    if "Binary" in name:
+        raise ValueError(
+            "SDDDistiller trains on one class per image, not on multi-label targets. Leave "
+            f"loss=None for cross-entropy. Received: loss={received!r}"
+        )
+    probabilities = name in ("KLDivergence", "KlDivergence", "Poisson")
+    if probabilities or config.get("from_logits") is False:
+        name = "CategoricalCrossentropy" if probabilities else name
+        raise ValueError(
+            "The student's outputs are logits and this loss expects probabilities. Use "
+            f"loss=keras.losses.{name}(from_logits=True), or loss=None. Received: loss={received!r}"
+        )
+    return loss

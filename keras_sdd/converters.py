@@ -1,0 +1,184 @@
+"""Checkpoints: PyTorch state dicts into the networks of `keras_sdd.models`, and back.
+
+An entry of a state dict is matched by its name: the layer's name with `.` for `_`, then
+PyTorch's word for the variable.
+"""
+
+import collections.abc
+import math
+import os
+import pickle
+
+import keras
+import numpy as np
+from keras import layers
+
+_ENTRY_WORDS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+# Axes of the PyTorch kernel in the order of the Keras kernel.
+_KERNEL_AXES = {
+    layers.Conv2D: (2, 3, 1, 0),
+    layers.DepthwiseConv2D: (2, 3, 0, 1),
+    layers.Dense: (1, 0),
+    # A 1x1 convolution in groups, after (O, C, 1, 1) was read as (groups, O / groups, C).
+    layers.EinsumDense: (0, 2, 1),
+}
+_WRAPPINGS = ("model", "state_dict")
+_PREFIX = "module."
+_COUNTER = "num_batches_tracked"
+
+
+def load_torch_state_dict(model, state_dict):
+    """Fill a network with the weights of its PyTorch original.
+
+    Every weight of `model` is set and every entry used, batch counters aside; otherwise the
+    model stays as it was.
+
+    Args:
+        model: a model built by `keras_sdd.models.build`.
+        state_dict: mapping of entry name to NumPy array or PyTorch tensor, or the path of a
+            file that `torch.save` wrote. It may be wrapped in a mapping under `"model"` or
+            `"state_dict"`, and its names may start with `"module."`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: for missing entries, entries without a weight, or shapes that differ, with
+            their names; for a file that holds more than tensors and plain values.
+        ImportError: for a file, if PyTorch is not installed.
+        TypeError: if `state_dict` is neither a mapping nor a path.
+    """
+    entries = _read_entries(state_dict)
+    weights = _name_weights(model)
+    expected = {
+        name: _to_torch(layer, np.broadcast_to(np.float32(0), variable.shape)).shape
+        for name, (layer, variable) in weights.items()
+    }
+    received = {name: tuple(getattr(value, "shape", ())) for name, value in entries.items()}
+    _check_entries(model.name, expected, received)
+    # All conversions come before the first assignment: one that fails leaves the model whole.
+    values = {
+        name: _to_keras(layer, _to_numpy(entries[name], variable.dtype), variable.shape)
+        for name, (layer, variable) in weights.items()
+    }
+    for name, (_, variable) in weights.items():
+        variable.assign(values[name])
+    return model
+
+
+def to_torch_state_dict(model):
+    """Return the weights of a network as its PyTorch original would hold them.
+
+    Args:
+        model: a model built by `keras_sdd.models.build`.
+
+    Returns:
+        dict of entry name to NumPy array, in PyTorch's layout and without batch counters.
+    """
+    return {
+        name: _to_torch(layer, keras.ops.convert_to_numpy(variable))
+        for name, (layer, variable) in _name_weights(model).items()
+    }
+
+
+def _read_entries(state_dict):
+    """Unwrap a state dict, drop the prefix of its names and the batch counters."""
+    if isinstance(state_dict, (str, os.PathLike)):
+        state_dict = _read_file(state_dict)
+    entries = state_dict
+    while isinstance(entries, collections.abc.Mapping):
+        inner = [entries[key] for key in _WRAPPINGS if key in entries]
+        if len(inner) != 1 or not isinstance(inner[0], collections.abc.Mapping):
+            break
+        entries = inner[0]
+    if not isinstance(entries, collections.abc.Mapping):
+        raise TypeError(
+            "`state_dict` must be a mapping of names to arrays or the path of a .pth file. "
+            f"Received: {type(entries).__name__}"
+        )
+    if entries and all(str(name).startswith(_PREFIX) for name in entries):
+        entries = {name.removeprefix(_PREFIX): value for name, value in entries.items()}
+    return {name: value for name, value in entries.items() if not str(name).endswith(_COUNTER)}
+
+
+def _read_file(path):
+    try:
+        import torch  # only files need it
+    except ImportError as error:
+        raise ImportError(
+            "Reading a PyTorch file needs PyTorch: install `torch`, or pass a mapping of entry "
+            f"names to NumPy arrays. Received: state_dict={os.fspath(path)!r}"
+        ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "The file is damaged or holds Python objects beside tensors, and unpickling those "
+            "can run code. If you trust it, load it with PyTorch yourself and pass its state "
+            f"dict. Received: state_dict={os.fspath(path)!r}"
+        ) from error
+
+
+def _name_weights(model):
+    """Map entry names to (layer, variable)."""
+    weights = {}
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, (*_KERNEL_AXES, layers.BatchNormalization)):
+            raise ValueError(
+                "Only the networks of `keras_sdd.models.build` can be converted, before their "
+                f"heads are exposed. Received: model {model.name!r}, whose layer {layer.name!r} "
+                f"is of type {type(layer).__name__}"
+            )
+        for variable in layer.weights:
+            entry = f"{layer.name.replace('_', '.')}.{_ENTRY_WORDS[variable.name]}"
+            weights[entry] = (layer, variable)
+    return weights
+
+
+def _check_entries(model_name, expected, received):
+    lines = [f"missing: {name} {expected[name]}" for name in expected if name not in received]
+    lines += [f"without a weight: {name}" for name in received if name not in expected]
+    lines += [
+        f"of another shape: {name}, expected {shape}, received {received[name]}"
+        for name, shape in expected.items()
+        if received.get(name, shape) != shape
+    ]
+    if lines:
+        raise ValueError(
+            f"The state dict does not fit the model {model_name!r}, which is unchanged. Build "
+            "the model that was saved, with its number of classes. Entries\n  " + "\n  ".join(lines)
+        )
+
+
+def _kernel_axes(layer, rank):
+    """PyTorch's axes in Keras's order."""
+    if rank == 1:
+        return (0,)
+    return next(axes for kind, axes in _KERNEL_AXES.items() if isinstance(layer, kind))
+
+
+def _to_keras(layer, value, shape):
+    if isinstance(layer, layers.EinsumDense):
+        groups, channels, filters = shape
+        value = value.reshape(groups, filters, channels)
+    return value.transpose(_kernel_axes(layer, len(shape)))
+
+
+def _to_torch(layer, value):
+    value = value.transpose(np.argsort(_kernel_axes(layer, value.ndim)))
+    if isinstance(layer, layers.EinsumDense):
+        value = value.reshape(math.prod(value.shape[:2]), value.shape[2], 1, 1)
+    return value
+
+
+def _to_numpy(value, dtype):
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double()  # NumPy has no bfloat16
+    return np.asarray(value, dtype="float64" if dtype == "float64" else "float32")

@@ -1,0 +1,337 @@
+"""Spatial-logit heads: finding the classifier of a model and applying it to regions.
+
+A classifier that is linear in the pooled map gives the logits of any region: those of the region's
+average (eq. 4-5 of the SDD paper). The search walks from the model's output back to the pooled
+map, into nested models where it must; the head is then rebuilt on the model's own layers.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import keras
+from keras import layers, ops
+
+from keras_sdd._checks import check_scales
+from keras_sdd.pooling import CellPooling
+
+_LINEAR, _SOFTMAXES = keras.activations.linear, (keras.activations.softmax, ops.softmax)
+_RESHAPES = ("Reshape", "Flatten", "Identity", "Squeeze", "Cast")
+_OTHERWISE = 'give the model outputs {"logits", "spatial_logits"}, or use scales=(1,) for plain KD'
+_DROPOUTS = ("Dropout", "GaussianDropout", "GaussianNoise")
+_MAXIMA = ("GlobalMaxPooling2D", "GlobalMaxPooling1D")
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class PositionwiseClassifier(layers.Wrapper):
+    """A Dense or 1x1 Conv2D `layer` at every position, (..., C) to (..., K), without its softmax.
+
+    It has no weights of its own. Layers of other kinds are called on vectors (B, C).
+    """
+
+    def __init__(self, layer, **kwargs):
+        defaults = {"dtype": layer.compute_dtype, "name": f"{layer.name}_positionwise"}
+        super().__init__(layer, **defaults | kwargs)
+
+    def call(self, inputs):
+        layer = self.layer
+        if not _is_linear(layer, at_end=True) or layer.dtype_policy.quantization_mode is not None:
+            outputs = layer(ops.reshape(inputs, (-1, inputs.shape[-1])))
+            return ops.reshape(outputs, (*ops.shape(inputs)[:-1], outputs.shape[-1]))
+        kernel = ops.reshape(layer.kernel, tuple(layer.kernel.shape[-2:]))
+        outputs = ops.matmul(inputs, ops.cast(kernel, self.compute_dtype))
+        return outputs if layer.bias is None else outputs + ops.cast(layer.bias, outputs.dtype)
+
+
+def expose_spatial_logits(model, feature_layer=None, classifier_layer=None):
+    """Give a classifier a second output: the logits of every position of its last map.
+
+    Finds global average pooling, then (dropout, reshape, flatten), then Dense layers or a 1x1
+    convolution, also inside nested models, and strips a final softmax. All weights are shared
+    with `model`, none copied.
+
+    Args:
+        model: a built functional or Sequential Keras classifier with one output (B, K), or a
+            functional model whose outputs are `{"logits", "spatial_logits"}` already.
+        feature_layer: layer, or name of one, whose output is pooled. Needed to read the tokens
+            (B, T, C) of a transformer as a square map, or to take the map before a maximum
+            pooling (whose global logits are then not the mean of the spatial ones).
+        classifier_layer: layer, or name of one, that takes (..., C) to (..., K) logits. Needed
+            where it is neither Dense nor Conv2D; you vouch for its being linear.
+
+    Returns:
+        A functional model on the inputs of `model` with outputs
+        `{"logits": (B, K), "spatial_logits": (B, H, W, K)}`.
+
+    Raises:
+        ValueError: if the head cannot be exposed, with the layer in the way and the remedy.
+
+    Source: eq. 4 and 5 of "Scale Decoupled Distillation" (CVPR 2024).
+    """
+    check_classifier(model)
+    if is_exposed(model):
+        return model
+    vector, maps, classify = find_head(model, feature_layer, classifier_layer)
+    return _rebuild(model, {"logits": classify(vector), "spatial_logits": classify(maps)})
+
+
+def expose_cells(model, scales, pooling="direct"):
+    """As `expose_spatial_logits`, with outputs `{"logits": (B, K), "cells": (B, N, K)}`.
+
+    The features are pooled first and classified after: the same values, as the classifier is
+    linear, for N instead of H * W projections per image. With `scales` (1,) any model that ends in
+    a Dense or Conv2D layer will do: the one cell is its logits.
+    """
+    scales = check_scales(scales)
+    check_classifier(model)
+    if is_exposed(model):
+        vector, maps, classify = model.output["logits"], model.output["spatial_logits"], _LINEAR
+    else:
+        vector, maps, classify = find_head(model, logits_only=scales == (1,))
+    logits = classify(vector)
+    if maps is None:
+        cells = layers.Reshape((1, -1), dtype=logits.dtype, name="head_cells")(logits)
+    else:
+        pool = CellPooling(scales, pooling, dtype=maps.dtype, name="head_cells")
+        cells = classify(pool(maps))
+    return _rebuild(model, {"logits": logits, "cells": cells})
+
+
+def is_exposed(model):
+    """Whether the outputs of a functional model are `{"logits", "spatial_logits"}`."""
+    outputs = getattr(model, "output", None)
+    return isinstance(outputs, dict) and set(outputs) == {"logits", "spatial_logits"}
+
+
+def class_logits(model):
+    """The symbolic output (B, K) of a functional classifier, exposed or not."""
+    return model.output["logits"] if is_exposed(model) else model.outputs[0]
+
+
+def check_classifier(model):
+    """Raise a ValueError if `model` is no built functional classifier with one output (B, K)."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a keras.Model. Received: {model!r}")
+    shapes = [tuple(x.shape) for x in model.outputs] if _is_functional(model) else []
+    if len(shapes) == 1 or (shapes and is_exposed(model)):
+        logits = tuple(class_logits(model).shape)
+        maps = tuple(model.output["spatial_logits"].shape) if is_exposed(model) else (0, 0, *logits)
+        if (len(logits), len(maps), logits[-1]) == (2, 4, maps[-1]) and (logits[-1] or 0) > 1:
+            return
+    if shapes:
+        fault = (
+            "must have one output, logits (B, K) of 2 or more classes, or outputs "
+            '{"logits": (B, K), "spatial_logits": (B, H, W, K)}; choose with '
+            f"keras.Model(model.inputs, model.outputs[i]). Received: outputs of shapes {shapes}"
+        )
+    elif isinstance(model, keras.Sequential):
+        fault = "is not built: begin it with keras.Input(shape), or call model.build(input_shape)"
+    else:
+        fault = (
+            "is subclassed: its layers cannot be searched. Build it as a functional model, or let "
+            '`call` return {"logits", "spatial_logits"} and use keras.Model(inputs, model(inputs))'
+        )
+    raise ValueError(f"The model {model.name!r} ({type(model).__name__}) {fault}.")
+
+
+def find_head(model, feature_layer=None, classifier_layer=None, logits_only=False):
+    """Find what a functional classifier pools, and what it makes of that.
+
+    Returns the pooled vector (B, C), the map (B, H, W, C) and the function that takes both to
+    logits. With `logits_only` any pooling will do, also none, and the map is None. The other
+    arguments and the errors are those of `expose_spatial_logits`.
+    """
+    positionwise: list[Callable] = []
+    for node, tensor, calls in _walk_back(model):
+        operation, at_end = node.operation, not positionwise
+        data_format = None if at_end else _pooled_format(operation, tensor, feature_layer)
+        if _is_linear(operation, at_end, classifier_layer):
+            if at_end and classifier_layer not in (None, operation, operation.name):
+                _refuse(operation, f"is the classifier, not classifier_layer={classifier_layer!r}")
+            positionwise.insert(0, PositionwiseClassifier(operation))
+        elif data_format:
+            _check_features(operation, tensor, data_format, feature_layer)
+        elif _is(operation, *_DROPOUTS) and not operation.input_spec and not at_end:
+            # Called as the model calls it: some drop in inference too, with training=True.
+            positionwise.insert(0, functools.partial(operation, **node.arguments.kwargs))
+        elif not _keeps_vector(operation, tensor, at_end):
+            _refuse_operation(operation, tensor, at_end)
+        if data_format or (logits_only and positionwise):
+            features = _lift(tensor, calls)
+            vector = operation(features) if data_format else features
+            vector = layers.Flatten(dtype=vector.dtype, name="head_vector")(vector)
+            maps = _as_map(features, data_format) if data_format else None
+            return vector, maps, lambda x: functools.reduce(lambda y, f: f(y), positionwise, x)
+    raise ValueError(
+        f"The head cannot be exposed: {model.name!r} has no pooling before its classifier, so that "
+        f"regions have no logits; pool its map, {_OTHERWISE}."
+    )
+
+
+def _walk_back(model):
+    """Yield what computes the model's output, last first: (node, tensor, calls).
+
+    That is the call of an operation, its input, and the (nested model, its node) pairs that
+    enclose the input, outermost first.
+    """
+    tensor, caller = model.outputs[0], None
+    calls: list[tuple] = []
+    while True:
+        while calls and any(x is tensor for x in calls[-1][0].inputs):  # leave a nested model
+            nested, node = calls.pop()
+            tensor = node.input_tensors[[x is tensor for x in nested.inputs].index(True)]
+        if caller is not None:
+            yield caller, tensor, calls
+        operation, node_index, tensor_index = tensor._keras_history
+        node = operation._inbound_nodes[node_index]
+        if node.is_input:
+            return
+        if _is_functional(operation):  # enter a nested model
+            calls.append((operation, node))
+            tensor, caller = operation.outputs[tensor_index], None
+        elif len(node.input_tensors) == 1:
+            tensor, caller = node.input_tensors[0], node
+        else:
+            _refuse(operation, f"joins several tensors (masks count), {_OTHERWISE}")
+
+
+def _lift(tensor, calls):
+    """Bring a tensor of nested models into the graph of the outermost one."""
+    for nested, node in reversed(calls):
+        part = _rebuild(nested, tensor, "features")
+        tensors = keras.tree.pack_sequence_as(part.input, node.input_tensors)
+        training = node.arguments.kwargs.get("training", *node.arguments.args[1:2])
+        tensor = part(tensors) if training is None else part(tensors, training=training)
+    return tensor
+
+
+def _rebuild(model, outputs, suffix="exposed"):
+    """A model from the inputs of `model` to other tensors of its graph."""
+    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    rebuilt = keras.Model(inputs, outputs, name=f"{model.name}_{suffix}")
+    rebuilt.dtype_policy = model.dtype_policy  # decides on loss scaling in training
+    return rebuilt
+
+
+def _as_map(features, data_format):
+    """Make a map (B, H, W, C) of one in another layout, or of tokens (B, H * H, C)."""
+    options = {"dtype": features.dtype, "name": "head_map"}
+    if len(features.shape) == 3:
+        side = math.isqrt(features.shape[1])
+        return layers.Reshape((side, side, features.shape[2]), **options)(features)
+    if data_format == "channels_first":
+        return layers.Permute((2, 3, 1), **options)(features)
+    return features
+
+
+def _is(operation, *kinds):
+    """Whether an operation is of one of `kinds`, by name, and does what Keras itself defines."""
+    names = {cls.__name__ for cls in type(operation).__mro__}
+    return type(operation).call.__module__.startswith("keras.src.") and bool(names & set(kinds))
+
+
+def _is_functional(operation):
+    """Whether an operation is a built model whose graph says all that its `call` does."""
+    return _is(operation, "Model") and bool(getattr(operation, "outputs", None))
+
+
+def _is_linear(operation, at_end, classifier_layer=None):
+    """Whether a layer is Dense or 1x1 Conv2D, or named, with no activation but a last softmax."""
+    activation = getattr(operation, "activation", None)
+    if classifier_layer in (operation, operation.name) and activation in (None, _LINEAR):
+        return isinstance(operation, layers.Layer)
+    if _is(operation, "Conv2D"):
+        trivial = (operation.kernel_size, operation.strides, operation.groups)
+        if trivial != ((1, 1), (1, 1), 1):
+            return False
+    elif not _is(operation, "Dense"):
+        return False
+    if activation in _SOFTMAXES:  # stripped by using the kernel, which must be plain for that
+        return at_end and operation.dtype_policy.quantization_mode is None
+    return activation is _LINEAR
+
+
+def _keeps_vector(operation, tensor, at_end):
+    """Whether an operation passes on (B, C), (B, 1, 1, C) ... as it is, but for a last softmax."""
+    if _is(operation, "Activation"):
+        return operation.activation is _LINEAR or (at_end and operation.activation in _SOFTMAXES)
+    sizes = tuple(tensor.shape[1:])
+    is_vector = None not in sizes and max(sizes, default=1) == math.prod(sizes)
+    softmax = at_end and _is(operation, "Softmax") and operation.axis in (-1, len(sizes))
+    return is_vector and (softmax or _is(operation, *_RESHAPES))
+
+
+def _pooled_format(operation, tensor, feature_layer):
+    """The data format of the map that `operation` pools to one vector, None if it does not."""
+    maxima = () if feature_layer is None else _MAXIMA
+    if _is(operation, "GlobalAveragePooling2D", "GlobalAveragePooling1D", *maxima):
+        return operation.data_format
+    if _is(operation, "Mean") and operation.axis is not None:
+        rank = len(tensor.shape)
+        axes = sorted(axis % rank for axis in keras.tree.flatten(operation.axis))
+        formats = {(4, 1, 2): "channels_last", (4, 2, 3): "channels_first", (3, 1): "channels_last"}
+        return formats.get((rank, *axes))
+    if _is(operation, "AveragePooling2D", "AdaptiveAveragePooling2D"):
+        first = 2 if operation.data_format == "channels_first" else 1
+        spatial = tuple(tensor.shape[first : first + 2])
+        if getattr(operation, "pool_size", spatial) == spatial:
+            return operation.data_format
+    return None
+
+
+def _makers(tensor):
+    """The operations that a tensor comes out of: nested models, outermost first, then a layer."""
+    operation, _, index = tensor._keras_history
+    inner = _makers(operation.outputs[index]) if _is_functional(operation) else []
+    return [operation, *inner]
+
+
+def _check_features(pooling, features, data_format, feature_layer):
+    """Raise a ValueError if the pooled tensor is not a map that can be told apart by position."""
+    makers, shape = _makers(features), tuple(features.shape)
+    square = shape[1] is not None and math.isqrt(shape[1]) ** 2 == shape[1]
+    if feature_layer not in (None, *makers, *(x.name for x in makers)):
+        reason = f"the output of {makers[0].name!r}, not of feature_layer={feature_layer!r}"
+    elif len(shape) == 4 or (feature_layer and square and data_format == "channels_last"):
+        return
+    else:
+        reason = (
+            f"{data_format} tokens {shape}; if they are a square map (B, H * H, C), row by row, "
+            f"pass feature_layer={makers[0].name!r} to expose_spatial_logits; if not (is a class "
+            "token among them?), Reshape them to (H, W, C) in the model and pool that"
+        )
+    _refuse(pooling, f"pools {reason}")
+
+
+def _refuse_operation(operation, tensor, at_end):
+    """Raise the ValueError for an operation that a head must not have, with the remedy."""
+    activation = getattr(operation, "activation", None)
+    if at_end and activation not in (None, _LINEAR):
+        name = getattr(activation, "__name__", activation)
+        reason = f"ends the model with activation {name!r}; give the classifier activation=None"
+    elif at_end:
+        reason = (
+            "ends the model and is no Dense layer or 1x1 convolution; if it takes (..., C) to "
+            "(..., K) logits linearly, pass it as classifier_layer to expose_spatial_logits"
+        )
+    elif _is(operation, *_RESHAPES):
+        reason = (
+            f"gives the classifier all positions of {tuple(tensor.shape)}, with weights of their "
+            "own for each; pool the map instead (keras.layers.GlobalAveragePooling2D)"
+        )
+    elif _is(operation, *_MAXIMA):
+        reason = (
+            "pools by maximum, which is not the mean of the regions; to use the map before it, "
+            f"pass feature_layer={_makers(tensor)[0].name!r} to expose_spatial_logits"
+        )
+    else:
+        reason = (
+            "stands before the classifier, where only dropout, reshapes and linear layers leave "
+            f"the regions logits of their own; move it before the pooling, {_OTHERWISE}"
+        )
+    _refuse(operation, reason)
+
+
+def _refuse(operation, reason):
+    name = f"{type(operation).__name__} {operation.name!r}"
+    raise ValueError(f"The head cannot be exposed: {name} {reason}.")

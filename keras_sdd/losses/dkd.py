@@ -1,0 +1,40 @@
+"""DKD: decoupled knowledge distillation."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_number
+from keras_sdd.losses.base import LogitLoss, nan_outside, soften, split_target, target_mask
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class DKD(LogitLoss):
+    """KD split into its target-class part and its non-target-class part.
+
+    T^2 * (alpha * TCKD + beta * NCKD): TCKD is the divergence between the probabilities of
+    "target or not", NCKD the divergence between the other classes among themselves.
+
+    Args:
+        alpha: weight of the target-class part, 0 or greater.
+        beta: weight of the non-target-class part, 0 or greater.
+        temperature: T, greater than 0.
+
+    Source: Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), eq. 7.
+    """
+
+    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0):
+        self.alpha = check_number("alpha", alpha)
+        self.beta = check_number("beta", beta)
+        self.temperature = check_number("temperature", temperature, positive=True)
+
+    def call(self, labels, teacher_logits, student_logits):
+        num_classes = student_logits.shape[-1]
+        mask = target_mask(labels, num_classes)
+        teacher, teacher_others = split_target(soften(teacher_logits, self.temperature), mask)
+        student, student_others = split_target(soften(student_logits, self.temperature), mask)
+        # Both sides of "target or not", from their log-odds.
+        target = ops.sigmoid(teacher) * (ops.log_sigmoid(teacher) - ops.log_sigmoid(student))
+        rest = ops.sigmoid(-teacher) * (ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student))
+        others = ops.where(mask, 0.0, ops.exp(teacher_others) * (teacher_others - student_others))
+        loss = self.alpha * (target + rest) + self.beta * ops.sum(others, axis=-1)
+        return self.temperature**2 * loss * nan_outside(labels, num_classes)

@@ -1,0 +1,28 @@
+"""KD: classic knowledge distillation."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_number
+from keras_sdd.losses.base import LogitLoss, soften
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class KD(LogitLoss):
+    """Kullback-Leibler divergence from the teacher's to the student's softened classes.
+
+    T^2 * KL(softmax(t / T) || softmax(s / T)); the labels are not used.
+
+    Args:
+        temperature: T, greater than 0.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network"; eq. 1 of the SDD paper.
+    """
+
+    def __init__(self, temperature=4.0):
+        self.temperature = check_number("temperature", temperature, positive=True)
+
+    def call(self, labels, teacher_logits, student_logits):
+        teacher = ops.log_softmax(soften(teacher_logits, self.temperature))
+        student = ops.log_softmax(soften(student_logits, self.temperature))
+        return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)

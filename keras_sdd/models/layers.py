@@ -1,0 +1,201 @@
+"""The layers the networks are made of, with the conventions their originals share."""
+
+import math
+
+import keras
+from keras import initializers, layers, ops
+
+from keras_sdd._checks import check_word
+
+
+def normal_fan_out(fan_in, fan_out):
+    """Normal values of variance 2 / fan_out."""
+    return initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_out))
+
+
+def normal_small(fan_in, fan_out):
+    """Normal values of standard deviation 0.01, whatever the fans."""
+    return initializers.RandomNormal(stddev=0.01)
+
+
+def uniform_fan_in(fan_in, fan_out):
+    """Uniform values in +-1 / sqrt(fan_in), PyTorch's default for every layer."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return initializers.RandomUniform(-bound, bound)
+
+
+def zeros(fan_in, fan_out):
+    """Zeros."""
+    return initializers.Zeros()
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class BatchNorm(layers.BatchNormalization):
+    """Batch normalization whose moving variance is PyTorch's: that of n - 1 in n values.
+
+    Keras averages the variance that it normalizes with, of n values, which is less by a part of
+    1 / n. Takes the arguments of `keras.layers.BatchNormalization`.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if not (training and self.trainable):
+            return super().call(inputs, training=training, mask=mask)
+        kept = ops.multiply(self.moving_variance, self.momentum)
+        outputs = super().call(inputs, training=training, mask=mask)
+        size = ops.cast(ops.size(inputs) // inputs.shape[self.axis], kept.dtype)
+        added = ops.subtract(self.moving_variance, kept)
+        unbiased = ops.multiply(added, size / ops.maximum(size - 1.0, 1.0))
+        self.moving_variance.assign(ops.add(kept, unbiased))
+        return outputs
+
+
+class NetworkLayers:
+    """Applies named layers to a map, in one data format and with one initialization.
+
+    Every method takes a map and a layer name and returns the new map. Names are the module
+    paths of the PyTorch originals with `_` for `.`, so that a checkpoint's entries follow from
+    them. Padding is explicit and symmetric: `padding="same"` pads a strided window on one side
+    only.
+
+    Args:
+        data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
+        conv_init, linear_init, bias_init: functions of (fan_in, fan_out) that return an
+            initializer: for convolution kernels, for the classifier's kernel and for its bias.
+            Fans are counted as in PyTorch: inputs of one group, outputs of all of them.
+    """
+
+    def __init__(
+        self,
+        data_format=None,
+        conv_init=normal_fan_out,
+        linear_init=uniform_fan_in,
+        bias_init=uniform_fan_in,
+    ):
+        data_format = data_format or keras.config.image_data_format()
+        self.data_format = check_word(
+            "data_format", data_format, ("channels_last", "channels_first")
+        )
+        self.channel_axis = -1 if data_format == "channels_last" else 1
+        self.conv_init = conv_init
+        self.linear_init = linear_init
+        self.bias_init = bias_init
+
+    def channels(self, x):
+        """Number of channels of a map."""
+        return x.shape[self.channel_axis]
+
+    def size(self, x):
+        """Height and width of a map, `None` where unknown."""
+        return x.shape[1:3] if self.channel_axis == -1 else x.shape[2:4]
+
+    def pad(self, x, name, padding):
+        """Add `padding` rows and columns of zeros on every side."""
+        return layers.ZeroPadding2D(padding, data_format=self.data_format, name=f"{name}_pad")(x)
+
+    def conv(self, x, name, filters, kernel_size=3, strides=1, use_bias=False):
+        """Convolve with half-kernel padding on both sides."""
+        area = kernel_size**2
+        if strides > 1 and kernel_size > 1:
+            x = self.pad(x, name, kernel_size // 2)
+        return layers.Conv2D(
+            filters,
+            kernel_size,
+            strides,
+            padding="same" if strides == 1 else "valid",
+            use_bias=use_bias,
+            kernel_initializer=self.conv_init(area * self.channels(x), area * filters),
+            data_format=self.data_format,
+            name=name,
+        )(x)
+
+    def depthwise(self, x, name, strides=1):
+        """Convolve each channel with its own 3x3 kernel."""
+        if strides > 1:
+            x = self.pad(x, name, 1)
+        return layers.DepthwiseConv2D(
+            3,
+            strides,
+            padding="same" if strides == 1 else "valid",
+            use_bias=False,
+            depthwise_initializer=self.conv_init(9, 9 * self.channels(x)),
+            data_format=self.data_format,
+            name=name,
+        )(x)
+
+    def grouped_pointwise(self, x, name, filters, groups):
+        """1x1 convolution in `groups` separate groups of channels.
+
+        A matrix product per group: XLA and TensorFlow run a grouped Conv2D several times
+        slower on a CPU.
+        """
+        fan_in = self.channels(x) // groups
+        grouped = self.split_groups(x, name, groups)
+        equation, outputs = "bngc,gcf->bngf", (*grouped.shape[1:-1], filters // groups)
+        if self.data_format == "channels_first":
+            equation, outputs = "bgcn,gcf->bgfn", (groups, filters // groups, grouped.shape[-1])
+        grouped = layers.EinsumDense(
+            equation, outputs, kernel_initializer=self.conv_init(fan_in, filters), name=name
+        )(grouped)
+        return self.merge_groups(grouped, name, self.size(x), filters)
+
+    def shuffle(self, x, name, groups):
+        """Interleave the channels of `groups` groups: the first of each, the second of each..."""
+        grouped = self.split_groups(x, name, groups)
+        order = (1, 3, 2) if self.data_format == "channels_last" else (2, 1, 3)
+        grouped = layers.Permute(order, name=f"{name}_permute")(grouped)
+        return self.merge_groups(grouped, name, self.size(x), self.channels(x))
+
+    def split_groups(self, x, name, groups):
+        """(B, H, W, C) to (B, H * W, G, C / G), or (B, C, H, W) to (B, G, C / G, H * W)."""
+        if None in self.size(x):
+            raise ValueError(
+                "Networks with channel groups need a known input size: give `input_shape` a "
+                f"height and a width. Received: a map of shape {tuple(x.shape)} before {name!r}"
+            )
+        grouped = (groups, self.channels(x) // groups)
+        positions = math.prod(self.size(x))
+        shape = (positions, *grouped) if self.channel_axis == -1 else (*grouped, positions)
+        return layers.Reshape(shape, name=f"{name}_split")(x)
+
+    def merge_groups(self, x, name, size, channels):
+        """Undo `split_groups`."""
+        shape = (*size, channels) if self.channel_axis == -1 else (channels, *size)
+        return layers.Reshape(shape, name=f"{name}_merge")(x)
+
+    def norm(self, x, name, relu=True):
+        """Batch normalization, then ReLU unless told otherwise."""
+        x = BatchNorm(self.channel_axis, momentum=0.9, epsilon=1e-5, name=name)(x)
+        return self.relu(x, name) if relu else x
+
+    def relu(self, x, name):
+        """ReLU, named after what it follows."""
+        return layers.ReLU(name=f"{name}_relu")(x)
+
+    def add(self, x, y, name):
+        """Sum of two maps."""
+        return layers.Add(name=f"{name}_add")([x, y])
+
+    def concatenate(self, x, y, name):
+        """The channels of `x`, then those of `y`."""
+        return layers.Concatenate(self.channel_axis, name=f"{name}_concatenate")([x, y])
+
+    def max_pool(self, x, name, pool_size=2, strides=2):
+        """Maximum of windows that lie inside the map."""
+        return layers.MaxPooling2D(pool_size, strides, data_format=self.data_format, name=name)(x)
+
+    def average_pool(self, x, name, pool_size=2, strides=2):
+        """Average of windows that lie inside the map."""
+        return layers.AveragePooling2D(pool_size, strides, data_format=self.data_format, name=name)(
+            x
+        )
+
+    def classify(self, x, name, num_classes):
+        """Global average, then logits: (B, num_classes)."""
+        x = layers.GlobalAveragePooling2D(self.data_format, name="avgpool")(x)
+        fans = (x.shape[-1], num_classes)
+        return layers.Dense(
+            num_classes,
+            kernel_initializer=self.linear_init(*fans),
+            bias_initializer=self.bias_init(*fans),
+            name=name,
+        )(x)

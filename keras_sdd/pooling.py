@@ -1,0 +1,121 @@
+"""Cells of a map: the averages of its regions at several scales (eq. 6-7 of the SDD paper)."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sdd._checks import check_scales, check_word
+
+_POOLINGS = ("direct", "nested")
+_DATA_FORMATS = ("channels_last", "channels_first")
+
+
+def _bins(size, count):
+    """Rows that average `size` positions into `count` adaptive bins: shape (count, size).
+
+    Bin i covers floor(i * size / count) to ceil((i + 1) * size / count), so bins overlap where
+    `count` does not divide `size`, and repeat positions where `count` is larger.
+    """
+    weights = np.zeros((count, size))
+    for i in range(count):
+        start, stop = i * size // count, -(-(i + 1) * size // count)
+        weights[i, start:stop] = 1.0 / (stop - start)
+    return weights
+
+
+@functools.lru_cache(maxsize=64)
+def _cell_weights(height, width, scales, pooling):
+    """The constant matrix (N, H * W) that takes a flattened map to its N cells."""
+
+    def grid(rows, columns, m):
+        return np.kron(_bins(rows, m), _bins(columns, m))
+
+    if pooling == "direct":
+        weights = [grid(height, width, m) for m in scales]
+    else:  # every scale is pooled from the cells of the finest one
+        finest = max(scales)
+        fine = grid(height, width, finest)
+        weights = [grid(finest, finest, m) @ fine for m in scales]
+    return np.concatenate(weights)
+
+
+def pool_cells(maps, scales, pooling="direct", data_format="channels_last"):
+    """Average a map over the cells of an m x m grid, for every scale m.
+
+    All scales are one matrix product. The bins are those of adaptive average pooling: any map
+    size works, and a map smaller than m x m repeats its positions.
+
+    Args:
+        maps: float tensor (B, H, W, C), or (B, C, H, W) with `data_format="channels_first"`.
+            H and W must be static.
+        scales: the scales M, different positive integers, for example (1, 2, 4).
+        pooling: `"direct"` averages the map for each scale, as the paper writes it; `"nested"`
+            averages the cells of the largest scale, as the authors' code does. They differ
+            where that scale does not divide the map, or another one that scale.
+        data_format: `"channels_last"` or `"channels_first"`, the layout of `maps`.
+
+    Returns:
+        Tensor (B, N, C) of the dtype of `maps` (float32 if that is not a float), N the sum of
+        m * m: scale by scale in the given order, each grid row by row.
+
+    Raises:
+        ValueError: for bad `scales` or words, for `maps` that are not of rank 4 or whose height
+            or width is unknown.
+
+    Source: eq. 6 and 7 of "Scale Decoupled Distillation" (CVPR 2024).
+    """
+    scales = check_scales(scales)
+    check_word("pooling", pooling, _POOLINGS)
+    check_word("data_format", data_format, _DATA_FORMATS)
+    if not keras.utils.is_keras_tensor(maps):
+        maps = ops.convert_to_tensor(maps)
+    height, width, channels = _sizes(maps.shape, data_format)
+    if data_format == "channels_first":
+        maps = ops.transpose(maps, (0, 2, 3, 1))
+    # In 16 bits a third is off by a part in a thousand: only the result is rounded to them.
+    weights = ops.convert_to_tensor(
+        _cell_weights(height, width, scales, pooling),
+        dtype=keras.backend.result_type(maps.dtype, "float32"),
+    )
+    cells = ops.matmul(weights, ops.reshape(maps, (-1, height * width, channels)))
+    return ops.cast(cells, maps.dtype) if keras.backend.is_float_dtype(maps.dtype) else cells
+
+
+def _sizes(shape, data_format):
+    """Height, width and channels of maps, if all are known."""
+    shape = tuple(shape)
+    order = (2, 3, 1) if data_format == "channels_first" else (1, 2, 3)
+    sizes = [shape[i] for i in order] if len(shape) == 4 else [None]
+    if None in sizes:
+        raise ValueError(
+            "`maps` must have rank 4 and a static height and width; a model for inputs of any size "
+            "gets one by inputs = keras.Input((224, 224, 3)) and keras.Model(inputs, model(inputs))"
+            f". Received: maps of shape {shape}, data_format={data_format!r}"
+        )
+    return sizes
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class CellPooling(keras.layers.Layer):
+    """`pool_cells` as a layer: (B, H, W, C) to (B, N, C).
+
+    Args:
+        scales, pooling: as in `pool_cells`.
+        **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, scales, pooling="direct", **kwargs):
+        super().__init__(**kwargs)
+        self.scales = check_scales(scales)
+        self.pooling = check_word("pooling", pooling, _POOLINGS)
+
+    def build(self, input_shape):
+        _sizes(input_shape, "channels_last")  # in `call`, some backends see a number for None
+
+    def call(self, maps):
+        return pool_cells(maps, self.scales, self.pooling)
+
+    def get_config(self):
+        return super().get_config() | {"scales": self.scales, "pooling": self.pooling}

@@ -1,0 +1,30 @@
+"""Every test starts from the same seed and Keras's defaults."""
+
+import tempfile
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_image_data_format("channels_last")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache():
+    """Let tests that compile the same step share it: most of their time on JAX is compilation."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        yield
+        jax.config.update("jax_compilation_cache_dir", None)

@@ -1,0 +1,138 @@
+"""Independent float64 NumPy formulas that the tests compare with, written position by position."""
+
+import numpy as np
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def kl(log_p, log_q):
+    """Divergence between two distributions given by their log-probabilities."""
+    p = np.exp(log_p)
+    return np.sum(np.where(p > 0, p * (log_p - log_q), 0.0))
+
+
+def kd(label, teacher, student, temperature=4.0):
+    return temperature**2 * kl(
+        log_softmax(teacher / temperature), log_softmax(student / temperature)
+    )
+
+
+def target_and_rest(log_p, label):
+    """Log-probabilities of the target and of everything else."""
+    rest = np.delete(log_p, label)
+    return np.array([log_p[label], rest.max() + np.log(np.exp(rest - rest.max()).sum())])
+
+
+def dkd(label, teacher, student, alpha=1.0, beta=8.0, temperature=4.0):
+    t, s = teacher / temperature, student / temperature
+    tckd = kl(target_and_rest(log_softmax(t), label), target_and_rest(log_softmax(s), label))
+    nckd = kl(log_softmax(np.delete(t, label)), log_softmax(np.delete(s, label)))
+    return temperature**2 * (alpha * tckd + beta * nckd)
+
+
+def nkd(label, teacher, student, gamma=1.5, temperature=1.0, mask_target=True):
+    target = -np.exp(log_softmax(teacher)[label]) * log_softmax(student)[label]
+    t, s = teacher / temperature, student / temperature
+    if mask_target:
+        t, s = np.delete(t, label), np.delete(s, label)
+    p = np.exp(log_softmax(t))
+    others = -np.sum(np.where(p > 0, p * log_softmax(s), 0.0))
+    return target + gamma * temperature**2 * others
+
+
+def scale_decoupled(
+    formula, labels, teacher, student, weights=(1.0, 2.0), consistency="label", reduction="mean"
+):
+    """One value per image from cells (B, N, K), cell 0 the global one."""
+    values = []
+    for label, t_cells, s_cells in zip(labels, teacher, student, strict=True):
+        total = 0.0
+        for t, s in zip(t_cells, s_cells, strict=True):
+            if consistency == "label":
+                consistent = (t.argmax() == label) == (t_cells[0].argmax() == label)
+            else:
+                consistent = t.argmax() == t_cells[0].argmax()
+            total += (weights[0] if consistent else weights[1]) * formula(label, t, s)
+        values.append(total / len(t_cells) if reduction == "mean" else total)
+    return np.array(values)
+
+
+def differentiate(function, x, step=1e-5):
+    """Central differences of a scalar function of an array."""
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(*x.shape):
+        up, down = x.copy(), x.copy()
+        up[index] += step
+        down[index] -= step
+        gradient[index] = (function(up) - function(down)) / (2 * step)
+    return gradient
+
+
+def average_cells(maps, scales):
+    """Cells (B, N, C) of maps (B, H, W, C), bin by bin."""
+    height, width = maps.shape[1:3]
+    cells = []
+    for m in scales:
+        for i in range(m):
+            for j in range(m):
+                rows = slice(int(np.floor(i * height / m)), int(np.ceil((i + 1) * height / m)))
+                columns = slice(int(np.floor(j * width / m)), int(np.ceil((j + 1) * width / m)))
+                cells.append(maps[:, rows, columns].mean((1, 2)))
+    return np.stack(cells, 1)
+
+
+class TinyClassifier:
+    """1x1 convolution, ReLU, average pooling, Dense, with gradients written out by hand."""
+
+    def __init__(self, weights):
+        self.weights = [np.array(w, "float64") for w in weights]
+        self.weights[0] = self.weights[0].reshape(self.weights[0].shape[-2:])
+
+    def forward(self, x, scales):
+        """Return the map before and after the ReLU, pooled cells and their logits."""
+        w1, b1, w2, b2 = self.weights
+        before = x @ w1 + b1
+        pooled = average_cells(np.maximum(before, 0), scales)
+        return before, pooled, pooled @ w2 + b2
+
+    def gradients(self, x, scales, logit_gradient):
+        """Gradients of a loss whose gradient with respect to the cells' logits is given."""
+        before, pooled, _ = self.forward(x, scales)
+        _, height, width, channels = before.shape
+        basis = np.eye(height * width).reshape(height * width, height, width, 1)
+        matrix = average_cells(basis, scales)[..., 0]  # (H * W, N)
+        back = np.einsum("pn,bnk,ck->bpc", matrix, logit_gradient, self.weights[2])
+        back = back.reshape(before.shape) * (before > 0)
+        return [
+            np.einsum("bhwi,bhwc->ic", x, back),
+            back.sum((0, 1, 2)),
+            np.einsum("bnc,bnk->ck", pooled, logit_gradient),
+            logit_gradient.sum((0, 1)),
+        ]
+
+
+def train(teacher, student, batches, scales, formula, rate, momentum, loss_weights):
+    """Train a `TinyClassifier` with labels and a teacher's cells; return each step's terms."""
+    velocity = [np.zeros_like(w) for w in student.weights]
+    terms = []
+    for x, labels in batches:
+        x = x.astype("float64")
+        teacher_cells = teacher.forward(x, scales)[2]
+        cells = student.forward(x, scales)[2]
+
+        def distillation(cells, labels=labels, teacher_cells=teacher_cells):
+            return scale_decoupled(formula, labels, teacher_cells, cells).mean()
+
+        gradient = loss_weights[1] * differentiate(distillation, cells)
+        log_p = np.array([log_softmax(z) for z in cells[:, 0]])
+        one_hot = np.eye(cells.shape[-1])[labels]
+        gradient[:, 0] += loss_weights[0] * (np.exp(log_p) - one_hot) / len(labels)
+        supervised = -loss_weights[0] * np.mean(np.sum(one_hot * log_p, -1))
+        terms.append((supervised, loss_weights[1] * distillation(cells)))
+        for i, g in enumerate(student.gradients(x, scales, gradient)):
+            velocity[i] = momentum * velocity[i] - rate * g
+            student.weights[i] = student.weights[i] + velocity[i]
+    return np.array(terms)

@@ -1,0 +1,331 @@
+"""Losses: recorded values, float64 formulas, properties, stability, bad input."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import reference
+from backends import evaluate, value_and_gradient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_sdd.losses import DKD, KD, NKD, CrossEntropy, LogitLoss, ScaleDecoupled
+
+RECORDED = np.load(pathlib.Path(__file__).parent / "fixtures" / "losses.npz")
+# A new logit loss is one row here: the loss and its float64 formula.
+LOSSES = [
+    (KD(), reference.kd),
+    (KD(temperature=1.0), lambda *a: reference.kd(*a, temperature=1.0)),
+    (DKD(), reference.dkd),
+    (DKD(0.7, 2.0, 1.5), lambda *a: reference.dkd(*a, 0.7, 2.0, 1.5)),
+    (NKD(), reference.nkd),
+    (NKD(0.5, 3.0), lambda *a: reference.nkd(*a, 0.5, 3.0)),
+    (NKD(mask_target=False), lambda *a: reference.nkd(*a, mask_target=False)),
+]
+LOSS_IDS = [repr(loss) for loss, _ in LOSSES]
+LABEL_LOSSES = [DKD(), NKD(), NKD(mask_target=False), ScaleDecoupled(KD())]
+
+
+def draw(seed, *shape, scale=3.0):
+    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype("float32")
+
+
+def recorded_loss(case, name):
+    temperature, alpha, beta, gamma, nkd_temperature = RECORDED[f"{case}/hparams"]
+    return {
+        "kd": KD(temperature),
+        "dkd": DKD(alpha, beta, temperature),
+        "nkd_legacy": NKD(gamma, nkd_temperature, mask_target=False),
+    }[name]
+
+
+@pytest.mark.parametrize("case", ["small", "cifar100", "imagenet", "batch1"])
+@pytest.mark.parametrize("name", ["kd", "dkd", "nkd_legacy"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_recorded_values_and_gradients(case, name, scaled):
+    loss, key = recorded_loss(case, name), f"{case}/{'sd_' if scaled else ''}{name}"
+    labels, teacher = RECORDED[f"{case}/labels"], RECORDED[f"{case}/teacher"]
+    if scaled:
+        loss = ScaleDecoupled(loss)
+    else:
+        teacher = teacher[:, 0]
+
+    def mean_loss(student):
+        return ops.mean(loss(labels, teacher, student if scaled else student[:, 0]))
+
+    value, gradient = value_and_gradient(mean_loss, RECORDED[f"{case}/student"])
+    np.testing.assert_allclose(value, RECORDED[key], rtol=2e-5)
+    expected = RECORDED[f"{key}_grad"]
+    np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("loss, formula", LOSSES, ids=LOSS_IDS)
+@pytest.mark.parametrize(
+    "leading, num_classes", [((), 7), ((1,), 2), ((4,), 1000), ((2, 1, 3), 10)]
+)
+def test_formula_at_every_leading_position(loss, formula, leading, num_classes):
+    teacher, student = draw(1, *leading, num_classes), draw(2, *leading, num_classes)
+    labels = np.random.default_rng(3).integers(0, num_classes, leading)
+    value = evaluate(loss, labels, teacher, student)
+    assert value.dtype == "float32"
+    expected = np.zeros(leading)
+    for index in np.ndindex(*leading):
+        expected[index] = formula(
+            labels[index], teacher[index].astype("float64"), student[index].astype("float64")
+        )
+    np.testing.assert_allclose(value, expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss, formula", LOSSES, ids=LOSS_IDS)
+@pytest.mark.parametrize("num_classes", [2, 6])
+def test_gradient_of_formula(loss, formula, num_classes):
+    teacher, student = draw(4, num_classes), draw(5, num_classes)
+    expected = reference.differentiate(
+        lambda s: formula(1, teacher.astype("float64"), s), student.astype("float64")
+    )
+    _, gradient = value_and_gradient(lambda s: loss(np.array(1), teacher, s), student)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "weights, reduction, consistency",
+    [
+        ((1.0, 2.0), "mean", "label"),
+        ((1.0, 2.0), "sum", "global"),
+        ((1.0, 0.0), "mean", "global"),
+        ((0.0, 0.3), "sum", "label"),
+    ],
+)
+@pytest.mark.parametrize("loss, formula", LOSSES, ids=LOSS_IDS)
+def test_scale_decoupled_formula(loss, formula, weights, reduction, consistency):
+    teacher, student = draw(6, 8, 5, 3), draw(7, 8, 5, 3)
+    labels = np.random.default_rng(8).integers(0, 3, 8)
+    scaled = ScaleDecoupled(loss, *weights, consistency, reduction)
+    value = evaluate(scaled, labels, teacher, student)
+    expected = reference.scale_decoupled(
+        formula, labels, *(x.astype("float64") for x in (teacher, student)), weights, consistency,
+        reduction,
+    )  # fmt: skip
+    np.testing.assert_allclose(value, expected, rtol=2e-5, atol=1e-5)
+
+
+def test_reference_alone_leaves_the_global_cell_out():
+    teacher, student, labels = draw(9, 4, 5, 3), draw(10, 4, 5, 3), np.array([0, 1, 2, 0])
+    args = (labels, teacher, student)
+    whole = evaluate(ScaleDecoupled(KD(), reduction="sum"), *args)
+    local = evaluate(ScaleDecoupled(KD(), reduction="sum", include_global=False), *args)
+    np.testing.assert_allclose(
+        whole - local, evaluate(KD(), labels, teacher[:, 0], student[:, 0]), rtol=1e-4
+    )
+
+
+CELLS = st.tuples(
+    st.integers(1, 4), st.integers(1, 6), st.integers(2, 9), st.integers(0, 10**6)
+)  # B, N, K, seed
+PLAIN = st.sampled_from([KD(), DKD(), NKD(), NKD(mask_target=False)])
+FEW = settings(max_examples=12, deadline=None)
+
+
+def draw_cells(sizes):
+    batch, cells, classes, seed = sizes
+    teacher, student = draw(seed, batch, cells, classes), draw(seed + 1, batch, cells, classes)
+    labels = np.random.default_rng(seed).integers(0, classes, batch)
+    return labels, teacher, student
+
+
+@FEW
+@given(CELLS, PLAIN, st.sampled_from(["label", "global"]), st.sampled_from(["mean", "sum"]))
+def test_one_cell_is_the_plain_loss(sizes, loss, consistency, reduction):
+    labels, teacher, student = draw_cells(sizes)
+    scaled = ScaleDecoupled(loss, consistency=consistency, reduction=reduction)
+    value = evaluate(scaled, labels, teacher[:, :1], student[:, :1])
+    np.testing.assert_array_equal(value, evaluate(loss, labels, teacher[:, 0], student[:, 0]))
+
+
+@FEW
+@given(CELLS, PLAIN)
+def test_equal_weights_are_the_mean_over_cells(sizes, loss):
+    labels, teacher, student = draw_cells(sizes)
+    value = evaluate(ScaleDecoupled(loss, 1.0, 1.0), labels, teacher, student)
+    plain = evaluate(loss, np.repeat(labels[:, None], teacher.shape[1], 1), teacher, student)
+    np.testing.assert_allclose(value, plain.mean(1), rtol=1e-5, atol=1e-6)
+
+
+@FEW
+@given(CELLS, PLAIN, st.randoms(use_true_random=False))
+def test_order_of_local_cells_does_not_matter(sizes, loss, random):
+    labels, teacher, student = draw_cells(sizes)
+    local = list(range(1, teacher.shape[1]))
+    random.shuffle(local)
+    order = [0, *local]
+    scaled = ScaleDecoupled(loss)
+    value = evaluate(scaled, labels, teacher, student)
+    permuted = evaluate(scaled, labels, teacher[:, order], student[:, order])
+    np.testing.assert_allclose(value, permuted, rtol=1e-5, atol=1e-6)
+
+
+@FEW
+@given(CELLS, PLAIN, st.floats(-50, 50))
+def test_constant_added_to_all_logits_of_a_cell_changes_nothing(sizes, loss, constant):
+    labels, teacher, student = draw_cells(sizes)
+    scaled = ScaleDecoupled(loss)
+    value = evaluate(scaled, labels, teacher, student)
+    moved = student.copy()
+    moved[:, -1] += np.float32(constant)
+    np.testing.assert_allclose(
+        evaluate(scaled, labels, teacher, moved), value, rtol=1e-4, atol=1e-4
+    )
+
+
+@FEW
+@given(CELLS, st.sampled_from([KD(), DKD(), KD(1.0)]))
+def test_student_like_teacher_has_no_loss_and_no_gradient(sizes, loss):
+    labels, teacher, _ = draw_cells(sizes)
+    scaled = ScaleDecoupled(loss)
+    value, gradient = value_and_gradient(lambda s: ops.sum(scaled(labels, teacher, s)), teacher)
+    np.testing.assert_allclose(value, 0.0, atol=1e-5)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss, formula", LOSSES, ids=LOSS_IDS)
+@pytest.mark.parametrize("num_classes", [2, 1000])
+@pytest.mark.parametrize("magnitude, dtype", [(1e2, "float16"), (1e4, "float16"), (1e4, "float32")])
+def test_extreme_logits(loss, formula, num_classes, magnitude, dtype):
+    rng = np.random.default_rng(11)
+    teacher, student = rng.uniform(-magnitude, magnitude, (2, 1, num_classes)).astype(dtype)
+    for label in {int(teacher.argmax()), int(student.argmin())}:
+        labels = np.array([label])
+        value = evaluate(loss, labels, teacher, student)
+        exact = formula(label, teacher[0].astype("float64"), student[0].astype("float64"))
+        np.testing.assert_allclose(value[0], exact, rtol=1e-4, atol=1e-4)
+    _, gradient = value_and_gradient(
+        lambda s: ops.sum(loss(labels, teacher, s)), student.astype("float32")
+    )
+    assert np.isfinite(gradient).all()
+
+
+def test_extreme_constant_cells():
+    for loss in (KD(), DKD(), NKD()):
+        teacher, student = np.full((1, 1, 4), 1e4, "float32"), np.full((1, 1, 4), -1e4, "float32")
+        value = evaluate(ScaleDecoupled(loss), np.array([3]), teacher, student)
+        assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize("loss", LABEL_LOSSES, ids=repr)
+@pytest.mark.parametrize("label", [-1, 5, 10**6])
+def test_label_outside_the_classes_gives_nan(loss, label):
+    cells = (1,) if isinstance(loss, ScaleDecoupled) else ()
+    teacher, student = draw(12, 2, *cells, 5), draw(13, 2, *cells, 5)
+    value = evaluate(loss, np.array([1, label]), teacher, student)
+    assert np.isfinite(value[0]) and np.isnan(value[1])
+    _, gradient = value_and_gradient(
+        lambda s: ops.sum(loss(np.array([1, label]), teacher, s)), student
+    )
+    assert np.isfinite(gradient[0]).all() and np.isnan(gradient[1]).any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "float32"])
+def test_labels_of_any_dtype(dtype):
+    teacher, student, labels = draw(14, 4, 300), draw(15, 4, 300), np.array([0, 3, 99, 120])
+    np.testing.assert_array_equal(
+        evaluate(DKD(), labels.astype(dtype), teacher, student),
+        evaluate(DKD(), labels, teacher, student),
+    )
+
+
+@pytest.mark.parametrize("loss", [loss for loss, _ in LOSSES], ids=repr)
+@pytest.mark.parametrize("whose", ["teacher", "student"])
+def test_nan_logits_are_not_hidden(loss, whose):
+    logits = {"teacher": draw(16, 2, 5), "student": draw(17, 2, 5)}
+    logits[whose][1, 2] = np.nan
+    value = evaluate(loss, np.array([2, 0]), logits["teacher"], logits["student"])
+    assert np.isfinite(value[0]) and np.isnan(value[1])
+    cells = [x[:, None] for x in (logits["teacher"], logits["student"])]
+    assert np.isnan(evaluate(ScaleDecoupled(loss), np.array([2, 0]), *cells)[1])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class AbsoluteDifference(LogitLoss):
+    """What a user writes: one method."""
+
+    def call(self, labels, teacher_logits, student_logits):
+        return ops.sum(ops.abs(teacher_logits - student_logits), axis=-1)
+
+
+def test_own_loss_gets_its_scale_decoupled_form():
+    teacher, student, labels = draw(18, 3, 5, 4), draw(19, 3, 5, 4), np.array([0, 1, 2])
+    scaled = ScaleDecoupled(AbsoluteDifference(), 1.0, 1.0)
+    expected = np.abs(teacher - student).sum(-1).mean(-1)
+    np.testing.assert_allclose(evaluate(scaled, labels, teacher, student), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [KD(2.0), DKD(0.5, 6.0, 3.0), NKD(2.0, 4.0, False), AbsoluteDifference()],
+    ids=repr,
+)
+def test_serialization(loss):
+    for original in (loss, ScaleDecoupled(loss, 0.5, 3.0, "global", "sum")):
+        config = keras.saving.serialize_keras_object(original)
+        restored = keras.saving.deserialize_keras_object(config)
+        assert type(restored) is type(original)
+        assert repr(restored) == repr(original)
+
+
+def test_cross_entropy_takes_every_kind_of_label():
+    logits, labels = draw(20, 4, 6), np.array([0, 5, 2, 2])
+    one_hot = np.eye(6, dtype="float32")[labels]
+    expected = [-reference.log_softmax(z.astype("float64"))[k] for z, k in zip(logits, labels)]  # noqa: B905
+    for y in (labels, labels[:, None], labels.astype("float32"), one_hot, one_hot.astype("int32")):
+        np.testing.assert_allclose(
+            evaluate(CrossEntropy(), y, logits), np.mean(expected), rtol=1e-5
+        )
+    weights = np.array([0.0, 1.0, 2.0, 0.5], "float32")
+    weighted = evaluate(CrossEntropy(), labels, logits, weights)
+    np.testing.assert_allclose(weighted, np.mean(weights * expected), rtol=1e-5)
+    soft = 0.9 * one_hot + 0.1 / 6
+    keras_loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    np.testing.assert_allclose(
+        evaluate(CrossEntropy(), soft, logits), evaluate(keras_loss, soft, logits), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [-1, 0],
+        [6, 0],
+        [0.5, 0],
+        [[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]],
+        [[2, -1, 0, 0, 0, 0]] * 2,
+    ],
+)
+def test_cross_entropy_of_no_label_is_nan(labels):
+    assert np.isnan(evaluate(CrossEntropy(), np.array(labels), draw(21, 2, 6)))
+
+
+@pytest.mark.parametrize(
+    "build, match",
+    [
+        (lambda: KD(0.0), "temperature=0.0"),
+        (lambda: KD(-1), "temperature=-1"),
+        (lambda: KD(float("nan")), "temperature=nan"),
+        (lambda: KD("4"), "temperature='4'"),
+        (lambda: DKD(alpha=-1.0), "alpha=-1.0"),
+        (lambda: DKD(beta=float("inf")), "beta=inf"),
+        (lambda: NKD(gamma=None), "gamma=None"),
+        (lambda: ScaleDecoupled("kd"), "loss='kd'"),
+        (lambda: ScaleDecoupled(ScaleDecoupled(KD())), "ScaleDecoupled"),
+        (lambda: ScaleDecoupled(KD(), consistency="labels"), "'label' or 'global'"),
+        (lambda: ScaleDecoupled(KD(), reduction="none"), "'mean' or 'sum'"),
+        (lambda: ScaleDecoupled(KD(), complementary_weight=-2), "complementary_weight=-2"),
+        (lambda: KD()(np.zeros(3), np.zeros((3, 5)), np.zeros((3, 4))), r"\(3, 5\).*\(3, 4\)"),
+        (lambda: KD()(np.zeros(2), np.zeros((3, 5)), np.zeros((3, 5))), r"labels \(2,\)"),
+        (lambda: ScaleDecoupled(KD())(np.zeros(3), *np.zeros((2, 3, 5))), r"cells \(B, N, K\)"),
+    ],
+)
+def test_bad_input(build, match):
+    with pytest.raises(ValueError, match=match):
+        build()
