@@ -199,10 +199,3 @@ KERAS_HUB_MOBILENET = _keras_hub(
     depthwise_residual=False,
     last_layer_filter=16,
 )
-KERAS_CV_RESNET_V2 = _keras_cv(
-    "ResNetV2Backbone",
-    stackwise_filters=[64, 64],
-    stackwise_blocks=[1, 1],
-    stackwise_strides=[1, 2],
-    block_type="basic_block",
-)

@@ -1,6 +1,7 @@
 """Exposing heads: every kind of classifier that can be, and the reason where one cannot."""
 
 import functools
+import itertools
 import json
 
 import builders
@@ -19,6 +20,12 @@ from keras_sdd.heads import check_classifier, class_logits, expose_cells
 needs_channels_first = pytest.mark.skipif(
     BACKEND == "tensorflow", reason="TensorFlow has no channels_first convolution on CPUs"
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_builds():
+    with builders.drawn_by_numpy():
+        yield
 
 
 def to_numpy(tensor):
@@ -442,10 +449,9 @@ def test_channels_first_convolutions():
 
 def test_channels_first_as_the_default_of_keras():
     keras.config.set_image_data_format("channels_first")
-    with builders.drawn_by_numpy():
-        model = keras.applications.MobileNet(
-            weights=None, input_shape=(3, 64, 64), alpha=0.25, classes=NUM_CLASSES
-        )
+    model = keras.applications.MobileNet(
+        weights=None, input_shape=(3, 64, 64), alpha=0.25, classes=NUM_CLASSES
+    )
     exposed = expose_spatial_logits(model)
     assert tuple(exposed.output["spatial_logits"].shape) == (None, 2, 2, NUM_CLASSES)
     assert_shares_weights(exposed, model)
@@ -509,8 +515,7 @@ def test_low_rank_and_quantized_classifiers():
 
 @functools.cache
 def build_application(name, activation):
-    with builders.drawn_by_numpy():
-        return randomize(builders.KERAS_APPLICATIONS[name](activation))
+    return randomize(builders.KERAS_APPLICATIONS[name](activation))
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
@@ -551,8 +556,7 @@ def test_keras_applications_from_images(name):
 
 def assert_exposes(build, **overrides):
     """Round trip of a model of another library, run from images."""
-    with builders.drawn_by_numpy():
-        model = randomize(build(None))
+    model = randomize(build(None))
     config, images = config_of(model), draw_images(model)
     exposed = expose_spatial_logits(model, **overrides)
     outputs, expected = call(exposed, images), call(model, images)
@@ -562,8 +566,7 @@ def assert_exposes(build, **overrides):
     assert_shares_weights(exposed, model)
     assert config_of(model) == config
 
-    with builders.drawn_by_numpy():
-        probabilities = build("softmax")
+    probabilities = build("softmax")
     probabilities.set_weights(model.get_weights())
     logits = call(expose_spatial_logits(probabilities, **overrides), images)["logits"]
     assert_close(logits, expected)
@@ -601,8 +604,7 @@ def test_keras_hub_vision_transformer_without_class_token():
 
 @pytest.mark.filterwarnings("ignore:`compile..` was not called as part of model loading")
 def test_the_original_keras_hub_model_saves_and_loads(tmp_path):
-    with builders.drawn_by_numpy():
-        model = randomize(builders.KERAS_HUB["ResNet"]("softmax"))
+    model = randomize(builders.KERAS_HUB["ResNet"]("softmax"))
     images = draw_images(model)
     expected = call(model, images)
     exposed = expose_spatial_logits(model)
@@ -813,21 +815,23 @@ def test_outputs_that_only_look_exposed(maps_shape, logits_shape):
 # Cells.
 
 
-@pytest.mark.parametrize("pooling", ["direct", "nested"])
-@pytest.mark.parametrize("scales", [(1, 2, 4), (1, 3), (3, 1), (2, 7)])
 @pytest.mark.parametrize("name", ["functional", "convolution", "nested twice", "not square"])
-def test_pooling_then_classifying_equals_classifying_then_pooling(name, scales, pooling):
+def test_pooling_then_classifying_equals_classifying_then_pooling(name):
     model = randomize(OWN_MODELS[name]("softmax"))
     images = draw_images(model)
     spatial = call(expose_spatial_logits(model), images)
-    outputs = call(expose_cells(model, scales, pooling), images)
-    expected = pool_cells(spatial["spatial_logits"].astype("float32"), scales, pooling)
-    assert_close(outputs["cells"], to_numpy(expected))
-    assert_close(outputs["logits"], spatial["logits"])
-    assert_shares_weights(expose_cells(model, scales, pooling), model)
-    if pooling == "direct" and 1 in scales:
-        index = 0 if scales[0] == 1 else 9
-        assert_close(outputs["cells"][:, index], spatial["logits"])
+    for scales, pooling in itertools.product(
+        [(1, 2, 4), (1, 3), (3, 1), (2, 7)], ["direct", "nested"]
+    ):
+        exposed = expose_cells(model, scales, pooling)
+        outputs = call(exposed, images)
+        expected = pool_cells(spatial["spatial_logits"].astype("float32"), scales, pooling)
+        assert_close(outputs["cells"], to_numpy(expected))
+        assert_close(outputs["logits"], spatial["logits"])
+        assert_shares_weights(exposed, model)
+        if pooling == "direct" and 1 in scales:
+            index = 0 if scales[0] == 1 else 9
+            assert_close(outputs["cells"][:, index], spatial["logits"])
 
 
 SCALE_ONE = {
@@ -864,8 +868,7 @@ def test_scale_one_takes_any_classifier(name, activation):
 
 
 def test_scale_one_takes_vgg():
-    with builders.drawn_by_numpy():
-        model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=NUM_CLASSES)
+    model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=NUM_CLASSES)
     exposed = expose_cells(model, (1,))
     assert tuple(exposed.output["cells"].shape) == (None, 1, NUM_CLASSES)
     head = keras.Model(model.get_layer("fc2").input, exposed.output | {"model": model.output})
@@ -1140,8 +1143,7 @@ THIRD_PARTY_REFUSALS = {
 @pytest.mark.parametrize("name", THIRD_PARTY_REFUSALS)
 def test_refusals_of_other_libraries(name):
     build, parts = THIRD_PARTY_REFUSALS[name]
-    with builders.drawn_by_numpy():
-        model = build()
+    model = build()
     with pytest.raises(ValueError) as refusal:
         expose_spatial_logits(model)
     for part in parts:

@@ -63,6 +63,13 @@ def count_trainable(model):
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
+def infer(model, images):
+    """The way that compiles least: JAX compiles one graph faster than its single operations."""
+    if keras.backend.backend() == "jax":
+        return model.predict_on_batch(images)
+    return model(images, training=False)
+
+
 def assert_near(actual, expected, tolerance=1e-4):
     error = np.abs(ops.convert_to_numpy(actual) - expected).max() / np.abs(expected).max()
     assert error < tolerance
@@ -75,7 +82,7 @@ def test_outputs_equal_the_recorded_ones(name, data_format):
     model = build_filled(name, data_format=data_format)
     assert count_trainable(model) == record["parameters"]
     images = recorded_images(record["input_shape_nchw"], data_format)
-    outputs = keras_sdd.expose_spatial_logits(model)(images, training=False)
+    outputs = infer(keras_sdd.expose_spatial_logits(model), images)
     cells = keras_sdd.pool_cells(outputs["spatial_logits"], (1, 2, 4), pooling="nested")
     assert_near(outputs["logits"], OUTPUTS[f"{name}/logits"])
     assert_near(cells, OUTPUTS[f"{name}/cell_logits"])
@@ -198,12 +205,12 @@ def test_bad_arguments(arguments, message):
 
 @pytest.mark.parametrize("name", ["cifar100/shufflenet_v1", "cifar100/shufflenet_v2"])
 def test_a_saved_network_comes_back_equal(name, tmp_path):
-    model = build_filled(name, input_shape=(8, 8, 3), data_format="channels_last")
-    images = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32")
+    model = build_filled(name, data_format="channels_last")
+    images = recorded_images((1, 3, 32, 32), "channels_last")
     model.save(tmp_path / "model.keras")
     with zero_initialization():
         again = keras.saving.load_model(tmp_path / "model.keras")
-    assert_near(again(images), ops.convert_to_numpy(model(images)), 1e-6)
+    assert_near(infer(again, images), ops.convert_to_numpy(infer(model, images)), 1e-6)
 
 
 # Plain loops over one image, channels last.

@@ -14,7 +14,7 @@ from keras_sdd import pool_cells
 from keras_sdd.pooling import CellPooling
 
 SCALES = [(1,), (1, 2), (1, 2, 4), (1, 4), (4, 2, 1), (3,), (1, 3), (2, 7), (1, 10)]
-SIZES = [(8, 8), (7, 7), (2, 2), (28, 28), (5, 9), (1, 1), (1, 6), (4, 4), (14, 14)]
+SIZES = [(8, 8), (7, 7), (2, 2), (28, 28), (5, 9), (1, 1), (1, 6)]
 
 
 def average_grid(maps, m):

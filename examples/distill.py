@@ -1,0 +1,46 @@
+"""Distil a teacher into a student: one cell of one of the paper's tables.
+
+    python examples/distill.py --config=configs/cifar100.py:resnet32x4,shufflenet_v1,sd_dkd \\
+        --config.teacher_checkpoint=resnet32x4.pth
+
+The teacher is a `.keras` file, as `train_teacher.py` and `convert_checkpoint.py` write them, or a
+PyTorch checkpoint of the original network. The folder of the run, `--workdir`, then holds the
+student as `last.keras` and `best.keras`, the log and the result. The same command goes on with a
+run that was killed. `--config.reading=paper` follows the paper's text where its authors' code
+differs, `--config.smoke` runs in seconds on data made on the spot, and `--config.KEY=value` changes
+any setting.
+"""
+
+import command_line
+import experiment
+import keras
+
+
+def distill(config, workdir):
+    """Distil as a config says and return the result of the run."""
+    device = experiment.setup_devices(config)
+
+    def build_model(image_shape, steps_per_epoch):
+        teacher = experiment.load_teacher(config, image_shape)
+        # Whatever the teacher took from the generators, a seed has one student to start from.
+        keras.utils.set_random_seed(config.seed)
+        student = experiment.build_network(config, config.student, image_shape)
+        return experiment.build_distiller(config, teacher, student, steps_per_epoch), student
+
+    return experiment.train(config, workdir, device, build_model)
+
+
+def main(config):
+    """Distil and report."""
+    if config.method == "ce":
+        raise command_line.SetupError(
+            "This config trains with labels only; that is examples/train_teacher.py. "
+            f"Received: {config.cell}"
+        )
+    workdir = command_line.choose_workdir(config)
+    experiment.report(distill(config, workdir), workdir)
+
+
+if __name__ == "__main__":
+    command_line.define_flags()
+    command_line.launch(main)

@@ -1,0 +1,227 @@
+"""Set-up that the examples share: devices, data, networks and training, all from a config."""
+
+import os
+import pathlib
+import sys
+
+import keras
+import records
+from command_line import SetupError
+
+import keras_sdd
+from configs import recipes
+from keras_sdd import converters, data, models, optimizers, schedules
+
+_LOSSES = {
+    "KD": keras_sdd.losses.KD,
+    "DKD": keras_sdd.losses.DKD,
+    "NKD": keras_sdd.losses.NKD,
+}
+_JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
+_TORCH_SUFFIXES = (".pth", ".pt")
+
+
+def setup_devices(config):
+    """Set precision, determinism and devices, and return a line that says what computes.
+
+    One process, and the device that the backend takes by itself. To be called before anything
+    else touches a device.
+    """
+    import tensorflow as tf  # every backend's data come through it
+
+    keras.config.set_dtype_policy(config.dtype_policy)
+    backend = keras.backend.backend()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus and backend != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")  # it would take the memory of the other
+    for gpu in gpus if backend == "tensorflow" else ():
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if config.deterministic:
+        _make_deterministic(backend)
+    if backend == "jax":
+        import jax
+
+        return str(jax.devices()[0].device_kind)
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
+
+
+def _make_deterministic(backend):
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    elif backend == "jax":
+        xla_flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_gpu_deterministic_ops=true"
+    else:
+        import torch
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def load_data(config):
+    """Return the data sets for training and for testing."""
+    options = {
+        "seed": config.seed,
+        "num_classes": config.num_classes,
+        "image_size": config.image_size,
+        "data_dir": config.data_dir,
+    }
+    train_options = {"augment": config.augment, "num_examples": config.num_examples}
+    if config.smoke:
+        options["num_examples"] = config.num_examples
+    try:
+        train = data.load(config.dataset, "train", config.batch_size, **options | train_options)
+        return train, data.load(config.dataset, "test", config.eval_batch_size, **options)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        raise SetupError(error) from error
+
+
+def build_network(config, name, image_shape):
+    """Build a network of the zoo for the config's classes and images of `image_shape`."""
+    return models.build(name, config.num_classes, image_shape)
+
+
+def load_network(path, config, name, image_shape):
+    """Load a trained network from a `.keras` file, or a PyTorch checkpoint of the zoo's `name`.
+
+    Raises:
+        SetupError: if the file is missing or of another kind.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in (".keras", *_TORCH_SUFFIXES):
+        raise SetupError(f"A network must be a .keras, .pth or .pt file. Received: {str(path)!r}")
+    if not path.is_file():
+        raise SetupError(f"There is no such file. Received: {str(path)!r}")
+    if path.suffix == ".keras":
+        return keras.saving.load_model(path, compile=False)
+    return converters.load_torch_state_dict(build_network(config, name, image_shape), path)
+
+
+def load_teacher(config, image_shape):
+    """Load the teacher; only the smoke form does without a file, with random weights."""
+    if config.smoke and not config.teacher_checkpoint:
+        return build_network(config, config.teacher, image_shape)
+    if not config.teacher_checkpoint or not os.path.isfile(config.teacher_checkpoint):
+        file, arg = config.cell.split(":")
+        file = "cifar100" if file == "ablations" else file
+        raise SetupError(
+            f"Distillation needs a trained {config.teacher}. Pass its .keras or .pth file as "
+            "--config.teacher_checkpoint, or train it: python examples/train_teacher.py "
+            f"--config=configs/{file}.py:{config.teacher.split('/')[1]}. "
+            f"Received: teacher_checkpoint={config.teacher_checkpoint!r}"
+        )
+    return load_network(config.teacher_checkpoint, config, config.teacher, image_shape)
+
+
+def build_distiller(config, teacher, student, steps_per_epoch):
+    """Build the distiller; warm-up is given in epochs and grows with every step."""
+    options = config.distillation_loss.to_dict()
+    name = recipes.pick("distillation loss", options.pop("name"), _LOSSES)
+    return keras_sdd.SDDDistiller(
+        teacher,
+        student,
+        _LOSSES[name](**options),
+        scales=config.scales,
+        consistent_weight=config.consistent_weight,
+        complementary_weight=config.complementary_weight,
+        consistency=config.consistency,
+        pooling=config.pooling,
+        reduction=config.reduction,
+        student_loss_weight=config.student_loss_weight,
+        distillation_weight=config.distillation_weight,
+        warmup_steps=config.warmup_epochs * steps_per_epoch,
+    )
+
+
+def build_optimizer(config, steps_per_epoch):
+    """Build the recipe's optimizer; a `global_clipnorm` of 0 is none."""
+    learning_rate = schedules.step_learning_rate(
+        config.learning_rate, config.milestones, steps_per_epoch, config.learning_rate_factor
+    )
+    return optimizers.SGD(
+        learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.global_clipnorm or None,
+    )
+
+
+def make_metrics():
+    """Return the metrics that runs and tables report."""
+    return [
+        keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+        keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5_accuracy"),
+    ]
+
+
+def train(config, workdir, device, build_model):
+    """Train a model, or go on with its run in `workdir`, and return the result.
+
+    Args:
+        config: of the experiment.
+        workdir: folder of the run.
+        device: as `setup_devices` describes it.
+        build_model: function from the shape of an image and the steps of an epoch to the model
+            to fit and the network to keep.
+    """
+    try:
+        records.check_workdir(workdir, config)
+    except ValueError as error:
+        raise SetupError(error) from error
+    if (workdir / "result.json").exists():
+        print(f"{workdir} holds a finished run; remove it to run it again.")
+        return records.read_json(workdir / "result.json")
+    keras.utils.set_random_seed(config.seed)
+    train_data, test_data = load_data(config)
+    steps = len(train_data)
+    try:  # what the library refuses, it explains
+        model, network = build_model(train_data.element_spec[0].shape[1:], steps)
+        model.compile(
+            build_optimizer(config, steps),
+            loss=keras_sdd.losses.CrossEntropy(),
+            metrics=make_metrics(),
+            jit_compile=choose_jit_compile(config, device),
+            steps_per_execution=config.steps_per_execution,
+        )
+    except (LookupError, ValueError) as error:
+        raise SetupError(error) from error
+    records.write_setup(workdir, config, device)
+    records.restore_state(model, workdir)
+    rows = records.rewind_log(workdir)
+    model.fit(
+        train_data,
+        validation_data=test_data,
+        epochs=config.epochs,
+        initial_epoch=records.count_finished_epochs(workdir),
+        callbacks=[data.FollowEpochs(train_data), *records.make_callbacks(workdir, rows)],
+        shuffle=False,  # the data set has its own order
+        verbose=1 if sys.stdout.isatty() else 2,  # a log file cannot redraw a line
+    )
+    result = records.write_result(workdir, config, network.count_params())
+    records.remove_state(workdir)
+    return result
+
+
+def choose_jit_compile(config, device):
+    """Return the argument of `compile`."""
+    chosen = _JIT_COMPILE[recipes.pick("jit_compile", config.jit_compile, _JIT_COMPILE)]
+    # XLA's convolutions for CPUs take about three times as long as TensorFlow's own.
+    slow = keras.backend.backend() == "tensorflow" and device == "cpu"
+    return False if chosen == "auto" and slow else chosen
+
+
+def report(result, workdir):
+    """Print what a run came to."""
+    paper = None if result["smoke"] else result["paper_accuracy"]
+    print(
+        f"{result['cell']} ({result['reading']}, seed {result['seed']}): test accuracy "
+        f"{result['last_accuracy']:.2f} % after the last epoch, {result['best_accuracy']:.2f} % at "
+        f"best{f'; {paper:.2f} % in the paper' if paper is not None else ''}\n{workdir}"
+    )

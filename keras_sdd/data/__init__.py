@@ -1,0 +1,225 @@
+"""The data sets of the paper's experiments as `tf.data` pipelines, for every backend.
+
+A pipeline is a pure function of its seed and its epoch: order and augmentation of epoch k do not
+depend on the epochs before, so a resumed run reads what an unbroken one reads.
+"""
+
+import difflib
+import numbers
+
+import keras
+
+from keras_sdd._checks import check_word
+from keras_sdd.data.cifar100 import open_cifar100
+from keras_sdd.data.cub200_2011 import open_cub200_2011
+from keras_sdd.data.fashion_mnist import open_fashion_mnist
+from keras_sdd.data.imagenet2012 import open_imagenet2012
+from keras_sdd.data.pipeline import FollowEpochs, build_pipeline, make_finish
+from keras_sdd.data.prepared import import_tensorflow
+from keras_sdd.data.synthetic import open_synthetic
+
+_IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+# Name: how to open it, what it holds, its name and splits in TensorFlow Datasets, its recipe.
+# `input_shape` is that of an image as handed out, channels last; `augmentation` is in words.
+DATASETS = {
+    "cifar100": {
+        "open": open_cifar100,
+        "num_classes": 100,
+        "input_shape": (32, 32, 3),
+        "mean": (0.5071, 0.4867, 0.4408),
+        "std": (0.2675, 0.2565, 0.2761),
+        "tfds": "cifar100",
+        "splits": {"train": "train", "test": "test"},
+        "augmentation": "pad 4, random crop 32, flip",
+    },
+    "cub200_2011": {
+        "open": open_cub200_2011,
+        "num_classes": 200,
+        "input_shape": (224, 224, 3),
+        **_IMAGENET_STATISTICS,
+        "tfds": "caltech_birds2011",
+        "splits": {"train": "train", "test": "test"},
+        "augmentation": "resize 256 x 256, random crop 224, flip",
+    },
+    "imagenet2012": {
+        "open": open_imagenet2012,
+        "num_classes": 1000,
+        "input_shape": (224, 224, 3),
+        **_IMAGENET_STATISTICS,
+        "tfds": "imagenet2012",
+        "splits": {"train": "train", "test": "validation"},  # its own test split has no labels
+        "augmentation": "random resized crop 224, flip",
+    },
+    "fashion_mnist": {
+        "open": open_fashion_mnist,
+        "num_classes": 10,
+        "input_shape": (32, 32, 1),
+        "mean": (0.2860,),  # of the 28 x 28 training images, before they are padded
+        "std": (0.3530,),
+        "tfds": "fashion_mnist",
+        "splits": {"train": "train", "test": "test"},
+        "augmentation": "pad to 32 x 32, pad 4, random crop 32, flip",
+    },
+    "synthetic": {
+        "open": open_synthetic,
+        "num_classes": 10,
+        "input_shape": (32, 32, 3),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "tfds": None,
+        "splits": {"train": "train", "test": "test"},
+        "augmentation": "pad 4, random crop 32, flip",
+    },
+}
+
+
+def load(
+    name,
+    split,
+    batch_size=64,
+    seed=0,
+    augment=None,
+    shuffle=None,
+    with_ids=False,
+    dtype="float32",
+    data_dir=None,
+    num_examples=None,
+    image_size=None,
+    drop_remainder=False,
+    first_epoch=0,
+    num_classes=None,
+    data_format=None,
+):
+    """Load a split of a data set with its recipe's augmentation and normalization.
+
+    Every pass over the result is an epoch with its own order and augmentation, a function of `seed`
+    and the epoch's number alone. Passes count from `first_epoch`; one that was not read to its last
+    batch does not count. The callback `FollowEpochs(dataset)` ties the number to the epoch of `fit`
+    instead: use it where runs are resumed, and for sets of a batch or two, which Keras may read to
+    their end before it trains.
+
+    CIFAR-100, CUB-200-2011, Fashion-MNIST and the synthetic set are held in memory as bytes and
+    shuffled as a whole. ImageNet is streamed; its files are shuffled, and then the examples among
+    16384 at a time.
+
+    Args:
+        name: a key of `DATASETS`.
+        split: `"train"` or `"test"` (for ImageNet its validation images).
+        batch_size: images per batch.
+        seed: integer that decides order and augmentation.
+        augment, shuffle: whether to do so; by default for `"train"` alone.
+        with_ids: whether the targets are `{"labels", "ids"}` instead of the labels. The id of an
+            image is its index in the split as it is stored.
+        dtype: `"float32"` for normalized images, or `"uint8"` for raw ones, a quarter of the
+            bytes, which the layer `normalization(name)` then normalizes within the model.
+        data_dir: folder of TensorFlow Datasets instead of its default; for `fashion_mnist` also
+            a folder with the original IDX files.
+        num_examples: how many of the split's first examples to use; by default all.
+        image_size: height and width of the images; by default those of the recipe, whose resizing
+            and padding scale with it.
+        drop_remainder: whether to leave an incomplete last batch out.
+        first_epoch: epoch of the first pass.
+        num_classes: of the synthetic set; for the others it must be theirs.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
+
+    Returns:
+        A finite `tf.data.Dataset` of (images, labels) for any backend's `fit`: images
+        (B, H, W, C), or (B, C, H, W); labels int64 (B,), ids int64 (B,).
+
+    Raises:
+        ValueError: for an unknown `name` (naming near ones) and other arguments out of range.
+        ImportError: if TensorFlow or TensorFlow Datasets is missing.
+        FileNotFoundError: if the data set is not prepared, with the command that prepares it.
+    """
+    spec = _find_spec(name)
+    size = spec["input_shape"][0] if image_size is None else image_size
+    classes = spec["num_classes"] if num_classes is None else num_classes
+    data_format = data_format or keras.config.image_data_format()
+    check_word("split", split, tuple(spec["splits"]))
+    check_word("dtype", dtype, ("float32", "uint8"))
+    check_word("data_format", data_format, ("channels_last", "channels_first"))
+    _check_integers(1, batch_size=batch_size, image_size=size, num_classes=classes)
+    _check_integers(0, seed=seed, first_epoch=first_epoch)
+    if num_examples is not None:
+        _check_integers(1, num_examples=num_examples)
+    if name != "synthetic" and classes != spec["num_classes"]:
+        raise ValueError(
+            f"{name} has {spec['num_classes']} classes; only those of `synthetic` can be chosen. "
+            f"Received: num_classes={num_classes!r}"
+        )
+    import_tensorflow()
+    source = spec["open"](
+        spec,
+        spec["splits"][split],
+        size,
+        data_dir,
+        num_examples,
+        classes,
+        shuffle=split == "train" if shuffle is None else shuffle,
+        augment=split == "train" if augment is None else augment,
+    )
+    _check_amount(source.num_examples, num_examples, batch_size, drop_remainder)
+    finish = make_finish(spec, dtype, data_format, with_ids)
+    return build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish)
+
+
+def normalization(name, data_format=None):
+    """Return the layer that normalizes the raw images of `load(name, dtype="uint8")`.
+
+    Put before a model, it gives what `dtype="float32"` gives.
+
+    Args:
+        name: a key of `DATASETS`.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
+
+    Returns:
+        A `keras.layers.Normalization` with the mean and variance of the data set, in float32
+        under any dtype policy.
+
+    Raises:
+        ValueError: for an unknown `name`, naming near ones.
+    """
+    spec = _find_spec(name)
+    data_format = data_format or keras.config.image_data_format()
+    check_word("data_format", data_format, ("channels_last", "channels_first"))
+    return keras.layers.Normalization(
+        axis=1 if data_format == "channels_first" else -1,
+        mean=[255 * mean for mean in spec["mean"]],
+        variance=[(255 * std) ** 2 for std in spec["std"]],
+        dtype="float32",
+        name="normalization",
+    )
+
+
+def _find_spec(name):
+    if name not in DATASETS:
+        near = difflib.get_close_matches(str(name), DATASETS, n=3, cutoff=0.4) or DATASETS
+        raise ValueError(
+            f"Unknown data set. Near names: {', '.join(near)}. Received: name={name!r}"
+        )
+    return DATASETS[name]
+
+
+def _check_integers(least, **values):
+    for name, value in values.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(
+                f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}"
+            )
+
+
+def _check_amount(available, num_examples, batch_size, drop_remainder):
+    if num_examples is not None and available < num_examples:
+        raise ValueError(
+            f"The split has {available} examples. Received: num_examples={num_examples}"
+        )
+    if drop_remainder and available < batch_size:
+        raise ValueError(
+            f"{available} examples fill no batch, and drop_remainder=True leaves an incomplete one "
+            f"out. Received: batch_size={batch_size}"
+        )
+
+
+__all__ = ["DATASETS", "FollowEpochs", "load", "normalization"]

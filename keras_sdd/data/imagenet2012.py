@@ -1,0 +1,38 @@
+"""ImageNet 2012: random resized crops and flips; the centre of the resized image for the test."""
+
+import numpy as np
+
+from keras_sdd.data.prepared import open_builder, read_split
+from keras_sdd.data.sources import StreamSource
+
+
+def open_imagenet2012(spec, split, size, data_dir, num_examples, num_classes, **order):
+    """Stream a split from its files."""
+    import tensorflow as tf
+
+    builder = open_builder(spec["tfds"], data_dir)
+    info = builder.info.splits.get(split)
+    # No metadata where nothing is prepared, which `read` reports, and under TFDS's `mock_data`.
+    lengths = info.shard_lengths if info else [0]
+    starts = np.cumsum([0, *lengths[:-1]])
+    few = num_examples is not None and not (info and info.num_examples < num_examples)
+    instruction = f"{split}[:{num_examples}]" if few else split
+
+    def find_id(example):
+        # TFDS calls an example "imagenet2012-train.tfrecord-00012-of-01024__345".
+        numbers = tf.strings.regex_replace(
+            example["tfds_id"], r"^.*-(\d+)-of-\d+__(\d+)$", r"\1 \2"
+        )
+        numbers = tf.strings.to_number(tf.strings.split(numbers), tf.int64)
+        place = tf.gather(starts, numbers[0]) + numbers[1]
+        return {"image": example["image"], "label": example["label"], "id": place}
+
+    def read(seed):
+        options = {"add_tfds_id": True} | (
+            {} if seed is not None else {"interleave_cycle_length": 1}
+        )
+        return read_split(builder, instruction, seed, **options).map(find_id)
+
+    available = int(read(None).cardinality())
+    resized = round(256 * size / 224)
+    return StreamSource(read, available, size, resized, **order)

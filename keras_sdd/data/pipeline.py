@@ -1,0 +1,133 @@
+"""From a source to a data set whose passes are epochs.
+
+The number of the epoch is the only state of a pipeline; how it moves on, and is set, stands here.
+"""
+
+import keras
+
+from keras_sdd.data import augmentation
+
+
+class EpochCounter:
+    """The epoch that the next pass over a data set reads.
+
+    It moves on when a pass hands out its last batch, not when a pass starts: Keras looks at a batch
+    or two before it trains, and makes iterators that it never uses.
+    """
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+
+class FollowEpochs(keras.callbacks.Callback):
+    """Set a data set to the epoch that `fit` is in, at the start of each.
+
+    With it, a run that `BackupAndRestore` or `initial_epoch` resumes at epoch k reads what the
+    unbroken run read in epoch k. `load(first_epoch=k)` does the same where k is known beforehand.
+
+    Args:
+        dataset: as `load` returned it, not one derived from it by `map`, `take` and others.
+
+    Raises:
+        ValueError: if the data set does not come straight from `load`.
+    """
+
+    def __init__(self, dataset):
+        super().__init__()
+        counter = getattr(dataset, "epoch_counter", None)
+        if not isinstance(counter, EpochCounter):
+            raise ValueError(
+                "`dataset` must be the data set that `keras_sdd.data.load` returned; one derived "
+                f"from it does not carry its epoch. Received: dataset={dataset!r}"
+            )
+        self.counter = counter
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.counter.epoch = epoch
+
+
+def read_epochs(counter, order_epoch, seed):
+    """Make the data set of the elements of one pass, which depend on the epoch.
+
+    Args:
+        counter: `EpochCounter`, read when a pass starts.
+        order_epoch: function from the seed of an epoch, int32 (2,), to a `tf.data.Dataset`.
+        seed: integer, of the whole run.
+
+    Returns:
+        A `tf.data.Dataset` of unknown cardinality.
+    """
+    import tensorflow as tf
+
+    @tf.autograph.experimental.do_not_convert  # it warns of TFDS's decorators
+    def read(_):
+        # A Python number and no tf.Variable, which would live on some device, or on several.
+        epoch = tf.numpy_function(lambda: counter.epoch, [], tf.int64)
+        low, high = seed % 2**31, seed // 2**31 % 2**31
+        return order_epoch(tf.random.fold_in(tf.constant([low, high], tf.int32), epoch))
+
+    return tf.data.Dataset.range(1).flat_map(read)
+
+
+def count_epochs(dataset, counter, batches):
+    """Move `counter` on whenever `dataset`, of that many `batches`, hands out its last one."""
+    import tensorflow as tf
+
+    def advance():
+        counter.epoch += 1
+        return True
+
+    def watch(index, batch):
+        last = tf.equal(index, batches - 1)
+        done = tf.cond(last, lambda: tf.numpy_function(advance, [], tf.bool), lambda: False)
+        with tf.control_dependencies([done]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    return dataset.enumerate().map(watch)
+
+
+def build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish):
+    """Make the data set of a source.
+
+    Args:
+        source: one of `keras_sdd.data.sources`.
+        batch_size, drop_remainder: of its batches.
+        seed, first_epoch: of its order and augmentation.
+        finish: function of a batch (images uint8, labels, ids).
+
+    Returns:
+        A `tf.data.Dataset` of known cardinality, with the attribute `epoch_counter`.
+    """
+    import tensorflow as tf
+
+    batches = source.num_examples // batch_size
+    if not drop_remainder and source.num_examples % batch_size:
+        batches += 1
+    counter = EpochCounter(first_epoch)
+    elements = read_epochs(counter, source.order, seed)
+    dataset = source.batch(elements, batch_size, drop_remainder)
+    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
+    dataset = count_epochs(dataset.prefetch(tf.data.AUTOTUNE), counter, batches)
+    options = tf.data.Options()
+    options.deterministic = True
+    # Several devices split the batches: there are no files that could be split among them.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    dataset = dataset.with_options(options)
+    dataset.epoch_counter = counter
+    return dataset
+
+
+def make_finish(spec, dtype, data_format, with_ids):
+    """Return the function from (images, labels, ids) to what `load` hands out."""
+
+    def finish(images, labels, ids):
+        import tensorflow as tf
+
+        if dtype == "float32":
+            images = augmentation.normalize(images, spec["mean"], spec["std"])
+        if data_format == "channels_first":
+            images = tf.transpose(images, (0, 3, 1, 2))
+        return images, {"labels": labels, "ids": ids} if with_ids else labels
+
+    return finish

@@ -1,0 +1,542 @@
+"""The examples: smoke forms from end to end, resuming, reports, and what is said of mistakes."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from classifiers import assert_same_weights, copy_weights
+from keras import layers
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+EXAMPLES = REPOSITORY / "examples"
+sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
+
+import command_line  # noqa: E402
+import distill  # noqa: E402
+import experiment  # noqa: E402
+import records  # noqa: E402
+import report_table  # noqa: E402
+import train_teacher  # noqa: E402
+
+from configs import ablations, cifar100, imagenet  # noqa: E402
+from keras_sdd import converters, data, models  # noqa: E402
+
+# Smoke forms of it train resnet8.
+PAIR = "resnet56,resnet20"
+
+
+# Programs as a stranger starts them.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("examples")
+
+
+def run_python(*arguments, expected=0):
+    """Run Python at the top of the repository; return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    if keras.backend.backend() == "jax":  # the programs compile the same steps as this process
+        import jax
+
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    finished = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == expected, finished.stdout + finished.stderr
+    return finished.stdout + finished.stderr
+
+
+TEACHER = ("--config=configs/cifar100.py:resnet56", "--config.smoke")
+STUDENT = (
+    f"--config=configs/cifar100.py:{PAIR},sd_dkd",
+    "--config.smoke",
+    "--config.epochs=2",
+    "--config.num_examples=32",
+)
+# Ends itself as a power cut would, in the middle of the second epoch.
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, "examples")
+import command_line, distill, keras
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+make_callbacks = distill.experiment.records.make_callbacks
+distill.experiment.records.make_callbacks = lambda *args: [*make_callbacks(*args), Kill()]
+command_line.define_flags()
+command_line.launch(distill.main)
+"""
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(folder):
+    run_python(EXAMPLES / "train_teacher.py", *TEACHER, f"--workdir={folder / 'teacher'}")
+    return folder / "teacher"
+
+
+@pytest.fixture(scope="module")
+def student_dir(folder, teacher_dir):
+    """A run that was killed in its second epoch and started again."""
+    options = (
+        *STUDENT,
+        f"--config.teacher_checkpoint={teacher_dir / 'last.keras'}",
+        f"--workdir={folder / 'student'}",
+    )
+    run_python("-c", KILLED, *options, expected=-signal.SIGKILL)
+    assert not (folder / "student" / "result.json").exists()
+    printed = run_python(EXAMPLES / "distill.py", *options)
+    assert "Epoch 2/2" in printed and "Epoch 1/2" not in printed
+    assert f"cifar100:{PAIR},sd_dkd (official, seed 0): test accuracy" in printed
+    return folder / "student"
+
+
+def test_killed_program_ends_as_an_unbroken_one(student_dir, teacher_dir, tmp_path):
+    config = cifar100.get_config(f"{PAIR},sd_dkd", smoke=True)
+    config.update(epochs=2, num_examples=32, teacher_checkpoint=str(teacher_dir / "last.keras"))
+    distill.distill(config, tmp_path / "unbroken")
+    assert_same_run(student_dir, tmp_path / "unbroken")
+
+
+def test_writes_its_records(student_dir):
+    names = {"best.keras", "last.keras", "config.json", "versions.json", "result.json", "log.csv"}
+    assert names <= {path.name for path in student_dir.iterdir()}
+    result, versions, config = (
+        json.loads((student_dir / f"{name}.json").read_text())
+        for name in ("result", "versions", "config")
+    )
+    assert result["cell"] == config["cell"] == f"cifar100:{PAIR},sd_dkd"
+    assert config["distillation_loss"]["beta"] == 2.0 and config["smoke"] is True
+    assert 0.0 <= result["last_accuracy"] <= result["best_accuracy"] <= 100.0
+    assert result["epochs"] == 2 and result["seed"] == 0 and result["seconds"] > 0.0
+    assert versions["keras"] == keras.__version__
+    assert versions["backend"] == result["backend"] == keras.backend.backend()
+    assert versions["python"] == sys.version.split()[0] and "git_commit" in versions
+
+
+def test_evaluates_what_was_saved(student_dir):
+    result = json.loads((student_dir / "result.json").read_text())
+    printed = run_python(
+        EXAMPLES / "evaluate.py",
+        *STUDENT,
+        f"--checkpoint={student_dir / 'last.keras'}",
+    )
+    assert f"top-1 {result['last_accuracy']:.2f} %" in printed
+    assert f"top-5 {result['last_top5_accuracy']:.2f} %" in printed
+
+
+def test_reports_what_was_run(folder, student_dir):
+    program = EXAMPLES / "report_table.py"
+    printed = run_python(program, "--table=2", f"--runs={folder}")
+    assert "Not run yet (44 of 44)" in printed  # 36 cells and the eight networks alone
+    command = "python examples/distill.py --config=configs/cifar100.py:resnet50,vgg8,sd_nkd\n"
+    assert command in printed
+
+
+# The same in this process, with a network that is built and compiled at once.
+
+
+def build_tiny(name, num_classes, input_shape, *_):
+    inputs = x = keras.Input(input_shape)
+    x = layers.Conv2D(4, 3, strides=4, use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(num_classes)(x), name=name.replace("/", "_"))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(experiment.models, "build", build_tiny)
+
+
+def smoke_config(arg, module=cifar100, reading="official", **changes):
+    config = module.get_config(arg, reading, smoke=True)
+    config.update(changes)
+    return config
+
+
+class ReadRecorder:
+    """A config that remembers which of its keys were read; writing it to a file is no reading."""
+
+    def __init__(self, config, read, prefix=""):
+        self.__dict__.update(_config=config, _read=read, _prefix=prefix)
+
+    def __getattr__(self, key):
+        value = getattr(self._config, key)
+        if key in self._config.keys():
+            self._read.add(self._prefix + key)
+            if hasattr(value, "keys"):
+                return ReadRecorder(value, self._read, f"{self._prefix}{key}.")
+        elif key == "to_dict":
+            self._read.update(self._prefix + key for key in self._config)
+        return value
+
+    __getitem__ = __getattr__
+
+
+def list_keys(config):
+    """Keys of a config and of those within it."""
+    nested = config.get("distillation_loss", {})
+    return {*config, *(f"distillation_loss.{key}" for key in nested)}
+
+
+@pytest.mark.parametrize(
+    ("module", "arg", "reading"),
+    [
+        (cifar100, "resnet20", "official"),
+        (cifar100, "vgg13,vgg8,sd_kd", "paper"),
+        (cifar100, "vgg13,mobilenet_v2,sd_dkd", "official"),
+        (cifar100, "vgg13,mobilenet_v2,nkd", "official"),
+        (cifar100, "vgg13,vgg8,sd_nkd", "official"),
+        (cifar100, "vgg13,mobilenet_v2,sd_nkd", "paper"),
+        (imagenet, "resnet34,resnet18,kd", "official"),
+        (ablations, "7,resnet32x4,shufflenet_v1,m14", "official"),
+        (ablations, "6,resnet32x4,resnet8x4,complementary", "official"),
+    ],
+)
+def test_smoke_form_takes_a_step_and_reads_every_key(tiny, tmp_path, module, arg, reading):
+    config = smoke_config(arg, module, reading)
+    read = set()
+    recorder = ReadRecorder(config, read)
+    run = train_teacher.train_teacher if config.method == "ce" else distill.distill
+    command_line.name_workdir(recorder)
+    result = run(recorder, tmp_path)
+    assert read == list_keys(config)
+    assert result["cell"] == config.cell and result["reading"] == reading
+    row = records.read_log(tmp_path)[0]
+    assert all(np.isfinite(list(row.values())))
+    assert row["learning_rate"] == pytest.approx(config.learning_rate)
+
+
+class Killed(BaseException):
+    """Ends a run; nothing catches it."""
+
+
+def end_run(*_):
+    raise Killed
+
+
+class Kill(keras.callbacks.Callback):
+    """Ends a run in the middle of an epoch, before its state is saved, or before the next."""
+
+    def __init__(self, when, epoch):
+        super().__init__()
+        self.when, self.at_epoch, self.epoch = when, epoch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self.end("before")
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            self.end("within")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.end("unsaved")
+
+    def end(self, when):
+        if (when, self.epoch) == (self.when, self.at_epoch):
+            end_run()
+
+
+def assert_same_run(actual, expected):
+    """Both folders hold the same networks and the same log, seconds aside."""
+    for name in ("last.keras", "best.keras"):
+        networks = [keras.saving.load_model(path / name) for path in (actual, expected)]
+        assert_same_weights(networks[0], copy_weights(networks[1]))
+    rows = [records.read_log(path) for path in (actual, expected)]
+    for row in rows[0] + rows[1]:
+        row.pop("seconds")
+    assert rows[0] == rows[1]
+
+
+THREE_EPOCHS = {"epochs": 3, "num_examples": 48}  # of three steps
+
+
+# A killed run leaves its log open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("method", "kills"),
+    [
+        ("ce", [("within", 1)]),
+        ("sd_dkd", [("within", 0), ("within", 1), ("unsaved", 1), ("before", 2)]),
+    ],
+)
+def test_killed_run_ends_as_an_unbroken_one(tiny, tmp_path, monkeypatch, method, kills):
+    config = smoke_config(f"{PAIR},{method}", **THREE_EPOCHS)
+    run = train_teacher.train_teacher if method == "ce" else distill.distill
+    run(config, tmp_path / "unbroken")
+    make_callbacks = records.make_callbacks
+    for when, epoch in kills:
+
+        def add_kill(*args, kill=(when, epoch)):
+            *others, save_state = make_callbacks(*args)
+            return [*others, Kill(*kill), save_state]
+
+        monkeypatch.setattr(records, "make_callbacks", add_kill)
+        with pytest.raises(Killed):
+            run(config, tmp_path / "broken")
+        saved = records.count_finished_epochs(tmp_path / "broken")
+        assert saved == (epoch if when != "before" else 2)
+    monkeypatch.setattr(records, "make_callbacks", make_callbacks)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(records, "write_result", end_run)
+        run(config, tmp_path / "broken")
+    result = run(config, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "state").exists()
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
+    assert len(records.read_log(tmp_path / "broken")) == result["epochs"] == 3
+
+
+def test_seed_decides_the_run(tiny, tmp_path):
+    weights = {}
+    for name, seed in (("first", 1), ("same", 1), ("other", 2)):
+        distill.distill(smoke_config(f"{PAIR},kd", seed=seed), tmp_path / name)
+        network = keras.saving.load_model(tmp_path / name / "last.keras")
+        weights[name] = np.concatenate([w.ravel() for w in copy_weights(network)])
+    np.testing.assert_array_equal(weights["first"], weights["same"])
+    assert np.abs(weights["first"] - weights["other"]).max() > 1e-3
+
+
+def test_warmup_is_given_in_epochs(tiny):
+    config = smoke_config(f"{PAIR},sd_dkd", warmup_epochs=20)
+    networks = [build_tiny(name, 10, (32, 32, 3)) for name in ("teacher", "student")]
+    distiller = experiment.build_distiller(config, *networks, steps_per_epoch=782)
+    assert distiller.warmup_steps == 20 * 782
+
+
+def test_clipping_can_be_left_out():
+    clipped = experiment.build_optimizer(smoke_config(f"{PAIR},kd"), 1)
+    free = experiment.build_optimizer(smoke_config(f"{PAIR},kd", reading="paper"), 1)
+    assert clipped.global_clipnorm == 40.0 and free.global_clipnorm is None
+
+
+def test_finished_run_is_left_alone(tiny, tmp_path, capsys):
+    config = smoke_config("resnet20")
+    result = train_teacher.train_teacher(config, tmp_path)
+    changed = os.path.getmtime(tmp_path / "last.keras")
+    assert train_teacher.train_teacher(config, tmp_path) == result
+    assert os.path.getmtime(tmp_path / "last.keras") == changed
+    assert "holds a finished run" in capsys.readouterr().out
+
+
+def test_folder_of_another_run_is_refused(tmp_path):
+    records.write_setup(tmp_path, smoke_config("resnet20"), "cpu")
+    records.check_workdir(tmp_path, smoke_config("resnet20", data_dir="elsewhere"))
+    with pytest.raises(command_line.SetupError, match="Keys that differ: epochs, seed"):
+        train_teacher.train_teacher(smoke_config("resnet20", epochs=7, seed=3), tmp_path)
+
+
+def test_best_weights_survive_a_resume(tmp_path):
+    rows = [{"val_accuracy": 0.7}, {"val_accuracy": 0.5}]
+    best = records.make_callbacks(tmp_path, rows)[2]
+    assert best.best == 0.7 and best.save_best_only
+
+
+def test_log_is_rewound_to_the_saved_state(tmp_path):
+    (tmp_path / "log.csv").write_text("epoch,val_accuracy\n0,0.5\n1,0.75\n2,0.")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "unfinished.weights.h5").touch()
+    (tmp_path / "state" / "epoch_1.weights.h5").touch()
+    assert records.count_finished_epochs(tmp_path) == 1
+    assert records.rewind_log(tmp_path) == [{"epoch": 0.0, "val_accuracy": 0.5}]
+    assert (tmp_path / "log.csv").read_text() == "epoch,val_accuracy\n0,0.5\n"
+
+
+# Teachers.
+
+
+def test_teacher_may_be_a_pytorch_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch")
+    original = models.build("cifar100/resnet8", 10)
+    entries = converters.to_torch_state_dict(original)
+    state_dict = {name: torch.tensor(np.array(value)) for name, value in entries.items()}
+    torch.save({"model": state_dict}, tmp_path / "teacher.pth")
+    config = smoke_config(f"{PAIR},kd", teacher_checkpoint=str(tmp_path / "teacher.pth"))
+    teacher = experiment.load_teacher(config, (32, 32, 3))
+    assert_same_weights(teacher, copy_weights(original))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", "python examples/train_teacher.py --config=configs/cifar100.py:resnet56"),
+        ("none.keras", "needs a trained cifar100/resnet56.*Received: teacher_checkpoint='none.ker"),
+        ("test_examples.py", "must be a .keras, .pth or .pt file"),
+    ],
+)
+def test_missing_teacher_is_explained(path, message, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parent)
+    config = cifar100.get_config(f"{PAIR},kd")
+    config.teacher_checkpoint = path
+    with pytest.raises(command_line.SetupError, match=message):
+        experiment.load_teacher(config, (32, 32, 3))
+
+
+def test_missing_data_are_explained(tmp_path):
+    config = cifar100.get_config(f"{PAIR},kd")
+    config.data_dir = str(tmp_path)
+    with pytest.raises(command_line.SetupError, match="cifar100 is not prepared"):
+        experiment.load_data(config)
+
+
+# The report.
+
+
+def write_run(folder, config, accuracies):
+    records.write_setup(folder, config, "cpu")
+    keys = ("cell", "table", "method", "reading", "smoke", "seed", "epochs")
+    names = ("last_accuracy", "last_top5_accuracy", "best_accuracy", "best_top5_accuracy")
+    result = {key: config[key] for key in keys} | dict(zip(names, accuracies, strict=True))
+    records.write_json(folder / "result.json", result)
+
+
+def test_report_gives_mean_and_sample_deviation(tmp_path):
+    arg = "resnet34,resnet18,sd_kd"
+    for seed, top1 in enumerate((70.0, 71.0, 75.0)):
+        config = imagenet.get_config(arg)
+        config.update(seed=seed, data_dir="somewhere")
+        write_run(tmp_path / str(seed), config, (top1, 90.0, top1 + 1.0, 91.0))
+    paper, changed = imagenet.get_config(arg, "paper"), imagenet.get_config(arg)
+    changed.epochs = 7
+    write_run(tmp_path / "paper", paper, (1.0, 1.0, 1.0, 1.0))
+    write_run(tmp_path / "changed", changed, (1.0, 1.0, 1.0, 1.0))
+    text = report_table.report_table("3", tmp_path)
+    line = next(line for line in text.splitlines() if line.startswith(f"| {arg} "))
+    assert [field.strip() for field in line.split("|")[1:-1]] == [
+        arg,
+        "71.44 / 90.05",
+        "72.00 ± 2.65 / 90.00 ± 0.00",
+        "73.00 ± 2.65 / 91.00 ± 0.00",
+        "3",
+    ]
+    assert f"{tmp_path / 'changed'}: epochs" in text
+    assert "Not run yet (7 of 8)" in text and f"imagenet.py:{arg}\n" not in text
+    assert f"{arg} --config.reading=paper" not in report_table.report_table("3", tmp_path, "paper")
+    assert "| 4 " in report_table.report_table("3", tmp_path, include_changed=True)
+
+
+@pytest.mark.parametrize("table", list("12345678"))
+def test_every_cell_has_its_command(table, tmp_path):
+    commands = report_table.report_table(table, tmp_path).split("Not run yet")[1].splitlines()[1:]
+    cells = report_table.list_cells(table)
+    assert len(commands) == len(cells)
+    for command, cell in zip(commands, cells, strict=True):
+        file, arg = cell.split(":")
+        program = "distill" if "," in arg else "train_teacher"
+        assert command == f"python examples/{program}.py --config=configs/{file}.py:{arg}"
+
+
+# The command line, without Keras, which it does not need.
+
+
+def parse(*arguments):
+    """Return exit status and output of a program that prints its config."""
+    program = """
+import sys
+sys.path.insert(0, "examples")
+import command_line
+command_line.define_flags()
+command_line.launch(lambda config: print(config.to_json(), command_line.choose_workdir(config)))
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    return finished.returncode, finished.stdout + finished.stderr
+
+
+CONFIG = "--config=configs/cifar100.py:vgg13,vgg8,sd_nkd"
+
+
+def test_presets_yield_to_other_overrides():
+    status, printed = parse(
+        CONFIG,
+        "--config.reading=paper",
+        "--config.smoke",
+        "--config.epochs=5",
+        "--config.scales=(1,4)",
+        "--config.distillation_loss.gamma=2.5",
+        "--config.num_examples=100",
+    )
+    assert status == 0, printed
+    config, end = json.JSONDecoder().raw_decode(printed)
+    assert config["reading"] == "paper" and config["pooling"] == "direct"
+    assert config["smoke"] and config["dataset"] == "synthetic" and config["batch_size"] == 16
+    assert config["epochs"] == 5 and config["scales"] == [1, 4] and config["num_examples"] == 100
+    assert config["distillation_loss"]["gamma"] == 2.5
+    assert config["distillation_loss"]["mask_target"] is True
+    assert printed[end:].strip() == "runs/cifar100/vgg13-vgg8-sd_nkd/paper-seed0-smoke"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([CONFIG, "--config.epoch=3"], "Near: epochs"),
+        (
+            [*CONFIG.split("="), "--config.distillation_loss.gama=3"],
+            "Near: distillation_loss.gamma",
+        ),
+        ([CONFIG, "--config.reading=papers"], "Near: paper."),
+        ([CONFIG, "--config.epochs=three"], "invalid literal"),
+        ([CONFIG, "--work_dir=x"], "Unknown command line flag 'work_dir'"),
+        ([CONFIG, "smoke"], "Expected flags only"),
+        ([CONFIG.replace("vgg8", "vgg9")], "Near: vgg13,vgg8"),
+        ([CONFIG.replace("sd_nkd", "ndk")], "Unknown method. Near: nkd"),
+        ([CONFIG.replace("cifar100", "cifar10")], "No such file or directory"),
+        ([], "Pass --config="),
+    ],
+)
+def test_mistakes_are_explained(arguments, message):
+    status, printed = parse(*arguments)
+    assert status == 1 and message in printed and "Traceback" not in printed
+
+
+def test_programs_name_each_other():
+    for program, config in (("train_teacher", f"{PAIR},kd"), ("distill", "resnet20")):
+        with pytest.raises(command_line.SetupError, match="labels only"):
+            module = {"train_teacher": train_teacher, "distill": distill}[program]
+            module.main(cifar100.get_config(config))
+
+
+def test_log_holds_what_tables_need(student_dir):
+    with open(student_dir / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    expected = {"val_accuracy", "val_top5_accuracy", "learning_rate", "seconds", "student_loss"}
+    assert expected <= set(rows[0])
+
+
+def test_data_follow_the_epoch_of_fit():
+    config = smoke_config(f"{PAIR},kd", num_examples=64)
+    train, _ = experiment.load_data(config)
+    follow = data.FollowEpochs(train)
+
+    def read(epoch):
+        follow.on_epoch_begin(epoch)
+        return np.concatenate([labels for _, labels in train.as_numpy_iterator()])
+
+    first, second = read(0), read(1)
+    np.testing.assert_array_equal(read(0), first)
+    assert (first != second).any()
