@@ -14,9 +14,9 @@ RECIPE = {
     "image_size": 32,
     "num_examples": 4000,
     "batch_size": 64,
-    "epochs": 12,
+    "epochs": 8,
     "learning_rate": 0.05,
-    "milestones": (8, 10, 11),
+    "milestones": (5, 7),
     "weight_decay": 5e-4,
 }
 DISTILLATION = {"temperature": 4.0, "kd_weights": (0.1, 0.9), "official_warmup_epochs": 1}

@@ -4,12 +4,14 @@ from keras_sdd import converters, data, losses, models, optimizers, schedules
 from keras_sdd.distiller import SDDDistiller
 from keras_sdd.heads import expose_spatial_logits
 from keras_sdd.pooling import pool_cells
+from keras_sdd.teachers import fold_batch_norm
 
 __all__ = [
     "SDDDistiller",
     "converters",
     "data",
     "expose_spatial_logits",
+    "fold_batch_norm",
     "losses",
     "models",
     "optimizers",

@@ -12,6 +12,7 @@ from keras_sdd.heads import check_classifier, class_logits, expose_cells
 from keras_sdd.losses import KD, CrossEntropy, ScaleDecoupled
 from keras_sdd.losses.base import fits
 from keras_sdd.losses.cross_entropy import class_indices
+from keras_sdd.teachers import prepare_teacher
 
 _TRACKED = ("student_loss", "distillation_loss", "complementary_fraction", "teacher_agreement")
 
@@ -50,6 +51,11 @@ class SDDDistiller(keras.Model):
         distillation_weight: weight of the distillation term; alpha of the paper.
         warmup_steps: number of training steps over which the distillation weight grows linearly:
             step k, counted from 1, has min(k / warmup_steps, 1) of it. 0 for none.
+        fold_teacher: whether a copy of the teacher runs in training that has its batch norms
+            folded into other layers, as by `keras_sdd.fold_batch_norm`. Where a layer stands in
+            the way, it runs as given. Told at level INFO of the logger "keras_sdd".
+        teacher_dtype: `"float32"`, `"bfloat16"` or `"float16"`, the precision in which the teacher
+            runs in training; None for that of its layers.
         **kwargs: of `keras.Model`.
 
     Raises:
@@ -72,6 +78,8 @@ class SDDDistiller(keras.Model):
         student_loss_weight=1.0,
         distillation_weight=1.0,
         warmup_steps=0,
+        fold_teacher=True,
+        teacher_dtype=None,
         **kwargs,
     ):
         _check_pair(teacher, student)
@@ -92,12 +100,11 @@ class SDDDistiller(keras.Model):
         self.student_loss_weight = check_number("student_loss_weight", student_loss_weight)
         self.distillation_weight = check_number("distillation_weight", distillation_weight)
         self.warmup_steps = check_number("warmup_steps", warmup_steps)
-        # Hidden from Keras's tracking: other views of layers that the two models own.
-        cell_scales = (1, *(m for m in self.scales if m != 1))
-        teacher, student = (expose_cells(x, cell_scales, self.pooling) for x in (teacher, student))
-        self._networks = types.SimpleNamespace(
-            teacher=keras.Model(teacher.input, teacher.output["cells"]), student=student
-        )
+        self.fold_teacher = bool(fold_teacher)
+        self.teacher_dtype = teacher_dtype
+        if teacher_dtype is not None:
+            check_word("teacher_dtype", teacher_dtype, ("float32", "bfloat16", "float16"))
+        self._build_networks()
         # Part of the state of a step, so that the ramp survives tracing, resuming and saving.
         self._warmup_step = self.add_weight(
             name="warmup_step", initializer="zeros", trainable=False, autocast=False,
@@ -106,6 +113,21 @@ class SDDDistiller(keras.Model):
         self._trackers = {name: keras.metrics.Mean(name=name) for name in _TRACKED}
         self._reduce = _Reduction(name="distillation", dtype="float32")
         self.built = True
+
+    def _build_networks(self):
+        """Build what a step runs: teacher's cells, student's logits and cells."""
+        copy = prepare_teacher(self.teacher, self.fold_teacher, self.teacher_dtype)
+        cell_scales = (1, *(m for m in self.scales if m != 1))
+        teacher, student = (
+            expose_cells(model, cell_scales, self.pooling)
+            for model in (copy.model if copy else self.teacher, self.student)
+        )
+        # Hidden from Keras's tracking: other views of what the two models own.
+        self._networks = types.SimpleNamespace(
+            teacher=keras.Model(teacher.input, teacher.output["cells"]),
+            student=student,
+            teacher_copy=copy,
+        )
 
     def call(self, inputs, training=False):
         """Class logits (B, K) of the student; in training, a dict with its cells (B, N, K) too."""
@@ -145,6 +167,8 @@ class SDDDistiller(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Train the student, as `keras.Model.fit` does; labels in an array are checked first."""
+        if self._networks.teacher_copy:  # weights may have been loaded since it was made
+            self._networks.teacher_copy.refresh()
         if isinstance(y, np.ndarray):
             num_classes = class_logits(self.student).shape[-1]
             indices = ops.convert_to_numpy(class_indices(ops.convert_to_tensor(y), num_classes))
@@ -224,7 +248,9 @@ class SDDDistiller(keras.Model):
 
     @property
     def non_trainable_variables(self):
-        return _without(self.variables, self.trainable_variables)
+        # Of the teacher, those that the step reads.
+        others = _without(self.variables, self.trainable_variables + self.teacher.variables)
+        return others + self._networks.teacher.variables
 
     @property
     def trainable_weights(self):
@@ -252,6 +278,7 @@ class SDDDistiller(keras.Model):
     def get_config(self):
         loss = self.scale_decoupled_loss
         names = ("scales", "pooling", "student_loss_weight", "distillation_weight", "warmup_steps")
+        names += ("fold_teacher", "teacher_dtype")
         loss_names = ("consistent_weight", "complementary_weight", "consistency", "reduction")
         serialize = keras.saving.serialize_keras_object
         return (

@@ -112,7 +112,7 @@ def check_classifier(model):
     """Raise a ValueError if `model` is no built functional classifier with one output (B, K)."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"Expected a keras.Model. Received: {model!r}")
-    shapes = [tuple(x.shape) for x in model.outputs] if _is_functional(model) else []
+    shapes = [tuple(x.shape) for x in model.outputs] if is_functional(model) else []
     if len(shapes) == 1 or (shapes and is_exposed(model)):
         logits = tuple(class_logits(model).shape)
         maps = tuple(model.output["spatial_logits"].shape) if is_exposed(model) else (0, 0, *logits)
@@ -151,7 +151,7 @@ def find_head(model, feature_layer=None, classifier_layer=None, logits_only=Fals
             positionwise.insert(0, PositionwiseClassifier(operation))
         elif data_format:
             _check_features(operation, tensor, data_format, feature_layer)
-        elif _is(operation, *_DROPOUTS) and not operation.input_spec and not at_end:
+        elif is_kind(operation, *_DROPOUTS) and not operation.input_spec and not at_end:
             # Called as the model calls it: some drop in inference too, with training=True.
             positionwise.insert(0, functools.partial(operation, **node.arguments.kwargs))
         elif not _keeps_vector(operation, tensor, at_end):
@@ -186,7 +186,7 @@ def _walk_back(model):
         node = operation._inbound_nodes[node_index]
         if node.is_input:
             return
-        if _is_functional(operation):  # enter a nested model
+        if is_functional(operation):  # enter a nested model
             calls.append((operation, node))
             tensor, caller = operation.outputs[tensor_index], None
         elif len(node.input_tensors) == 1:
@@ -224,15 +224,15 @@ def _as_map(features, data_format):
     return features
 
 
-def _is(operation, *kinds):
+def is_kind(operation, *kinds):
     """Whether an operation is of one of `kinds`, by name, and does what Keras itself defines."""
     names = {cls.__name__ for cls in type(operation).__mro__}
     return type(operation).call.__module__.startswith("keras.src.") and bool(names & set(kinds))
 
 
-def _is_functional(operation):
+def is_functional(operation):
     """Whether an operation is a built model whose graph says all that its `call` does."""
-    return _is(operation, "Model") and bool(getattr(operation, "outputs", None))
+    return is_kind(operation, "Model") and bool(getattr(operation, "outputs", None))
 
 
 def _is_linear(operation, at_end, classifier_layer=None):
@@ -240,11 +240,11 @@ def _is_linear(operation, at_end, classifier_layer=None):
     activation = getattr(operation, "activation", None)
     if classifier_layer in (operation, operation.name) and activation in (None, _LINEAR):
         return isinstance(operation, layers.Layer)
-    if _is(operation, "Conv2D"):
+    if is_kind(operation, "Conv2D"):
         trivial = (operation.kernel_size, operation.strides, operation.groups)
         if trivial != ((1, 1), (1, 1), 1):
             return False
-    elif not _is(operation, "Dense"):
+    elif not is_kind(operation, "Dense"):
         return False
     if activation in _SOFTMAXES:  # stripped by using the kernel, which must be plain for that
         return at_end and operation.dtype_policy.quantization_mode is None
@@ -253,25 +253,25 @@ def _is_linear(operation, at_end, classifier_layer=None):
 
 def _keeps_vector(operation, tensor, at_end):
     """Whether an operation passes on (B, C), (B, 1, 1, C) ... as it is, but for a last softmax."""
-    if _is(operation, "Activation"):
+    if is_kind(operation, "Activation"):
         return operation.activation is _LINEAR or (at_end and operation.activation in _SOFTMAXES)
     sizes = tuple(tensor.shape[1:])
     is_vector = None not in sizes and max(sizes, default=1) == math.prod(sizes)
-    softmax = at_end and _is(operation, "Softmax") and operation.axis in (-1, len(sizes))
-    return is_vector and (softmax or _is(operation, *_RESHAPES))
+    softmax = at_end and is_kind(operation, "Softmax") and operation.axis in (-1, len(sizes))
+    return is_vector and (softmax or is_kind(operation, *_RESHAPES))
 
 
 def _pooled_format(operation, tensor, feature_layer):
     """The data format of the map that `operation` pools to one vector, None if it does not."""
     maxima = () if feature_layer is None else _MAXIMA
-    if _is(operation, "GlobalAveragePooling2D", "GlobalAveragePooling1D", *maxima):
+    if is_kind(operation, "GlobalAveragePooling2D", "GlobalAveragePooling1D", *maxima):
         return operation.data_format
-    if _is(operation, "Mean") and operation.axis is not None:
+    if is_kind(operation, "Mean") and operation.axis is not None:
         rank = len(tensor.shape)
         axes = sorted(axis % rank for axis in keras.tree.flatten(operation.axis))
         formats = {(4, 1, 2): "channels_last", (4, 2, 3): "channels_first", (3, 1): "channels_last"}
         return formats.get((rank, *axes))
-    if _is(operation, "AveragePooling2D", "AdaptiveAveragePooling2D"):
+    if is_kind(operation, "AveragePooling2D", "AdaptiveAveragePooling2D"):
         first = 2 if operation.data_format == "channels_first" else 1
         spatial = tuple(tensor.shape[first : first + 2])
         if getattr(operation, "pool_size", spatial) == spatial:
@@ -282,7 +282,7 @@ def _pooled_format(operation, tensor, feature_layer):
 def _makers(tensor):
     """The operations that a tensor comes out of: nested models, outermost first, then a layer."""
     operation, _, index = tensor._keras_history
-    inner = _makers(operation.outputs[index]) if _is_functional(operation) else []
+    inner = _makers(operation.outputs[index]) if is_functional(operation) else []
     return [operation, *inner]
 
 
@@ -314,12 +314,12 @@ def _refuse_operation(operation, tensor, at_end):
             "ends the model and is no Dense layer or 1x1 convolution; if it takes (..., C) to "
             "(..., K) logits linearly, pass it as classifier_layer to expose_spatial_logits"
         )
-    elif _is(operation, *_RESHAPES):
+    elif is_kind(operation, *_RESHAPES):
         reason = (
             f"gives the classifier all positions of {tuple(tensor.shape)}, with weights of their "
             "own for each; pool the map instead (keras.layers.GlobalAveragePooling2D)"
         )
-    elif _is(operation, *_MAXIMA):
+    elif is_kind(operation, *_MAXIMA):
         reason = (
             "pools by maximum, which is not the mean of the regions; to use the map before it, "
             f"pass feature_layer={_makers(tensor)[0].name!r} to expose_spatial_logits"

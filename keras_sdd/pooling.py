@@ -71,15 +71,18 @@ def pool_cells(maps, scales, pooling="direct", data_format="channels_last"):
     check_word("data_format", data_format, _DATA_FORMATS)
     if not keras.utils.is_keras_tensor(maps):
         maps = ops.convert_to_tensor(maps)
-    height, width, channels = _sizes(maps.shape, data_format)
+    height, width, _ = _sizes(maps.shape, data_format)
     if data_format == "channels_first":
         maps = ops.transpose(maps, (0, 2, 3, 1))
+    return _average(maps, _cell_weights(height, width, scales, pooling))
+
+
+def _average(maps, weights):
+    """Average maps (B, H, W, C) with a matrix (N, H * W)."""
     # In 16 bits a third is off by a part in a thousand: only the result is rounded to them.
-    weights = ops.convert_to_tensor(
-        _cell_weights(height, width, scales, pooling),
-        dtype=keras.backend.result_type(maps.dtype, "float32"),
-    )
-    cells = ops.matmul(weights, ops.reshape(maps, (-1, height * width, channels)))
+    dtype = keras.backend.result_type(maps.dtype, "float32")
+    positions = ops.reshape(maps, (-1, weights.shape[1], maps.shape[-1]))
+    cells = ops.matmul(ops.convert_to_tensor(weights, dtype=dtype), positions)
     return ops.cast(cells, maps.dtype) if keras.backend.is_float_dtype(maps.dtype) else cells
 
 
@@ -112,10 +115,19 @@ class CellPooling(keras.layers.Layer):
         self.pooling = check_word("pooling", pooling, _POOLINGS)
 
     def build(self, input_shape):
-        _sizes(input_shape, "channels_last")  # in `call`, some backends see a number for None
+        height, width, _ = _sizes(input_shape, "channels_last")
+        # A variable, as PyTorch would copy a constant to the device in every step.
+        self.weights_of_cells = self.add_weight(
+            name="weights_of_cells",
+            shape=(sum(m * m for m in self.scales), height * width),
+            initializer=lambda *_, **__: _cell_weights(height, width, self.scales, self.pooling),
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+        )
 
     def call(self, maps):
-        return pool_cells(maps, self.scales, self.pooling)
+        return _average(maps, self.weights_of_cells)
 
     def get_config(self):
         return super().get_config() | {"scales": self.scales, "pooling": self.pooling}

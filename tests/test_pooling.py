@@ -228,7 +228,7 @@ def test_the_layer(pooling, tmp_path):
     inputs = keras.Input((7, 5, 3))
     model = keras.Model(inputs, CellPooling((1, 3), pooling, name="cells")(inputs))
     assert model.output_shape == (None, 10, 3)
-    assert not model.weights
+    assert not model.trainable_weights
     maps = draw_maps(2, 7, 5, 3)
     expected = reference(maps, (1, 3), pooling)
     np.testing.assert_allclose(to_numpy(model(maps)), expected, rtol=2e-5, atol=2e-6)

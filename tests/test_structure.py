@@ -11,11 +11,12 @@ BACKENDS = {"tensorflow", "jax", "torch", "tensorflow_datasets"}
 # What the files of a folder, or a module, may import from keras_sdd.
 MAY_IMPORT = {
     "_checks": set(),
-    "_backend": set(),
+    "_backend": {"_backend"},
     "losses": {"_checks", "losses"},
     "pooling": {"_checks"},
     "heads": {"_checks", "pooling", "heads"},
-    "models": {"_checks", "models"},
+    "teachers": {"heads", "models"},
+    "models": {"_backend", "_checks", "models"},
     "data": {"_checks", "data"},
     "optimizers": {"_checks"},
     "schedules": {"_checks"},

@@ -1,14 +1,21 @@
 """The lines of a training step that differ between backends, chosen once at import.
 
-Each backend's module has one function:
+Each backend's module has these functions:
 
 `run_teacher(distiller, network, state, x)`: the outputs of the teacher's `network` for `x`, in
 inference mode and outside the gradient. `state` lists what Keras hands `train_step` before the
 data: on JAX one item, the values of all variables, elsewhere nothing.
+
+`batch_norm(inputs, axis, gamma, beta, epsilon)`: normalize float32 inputs with the statistics of the
+batch in one kernel. Returns the outputs, and mean and variance (C,), that of n - 1 in n values;
+or None where the backend has no such kernel.
 """
 
 import importlib
 
 import keras
 
-run_teacher = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}").run_teacher
+_module = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}")
+
+run_teacher = _module.run_teacher
+batch_norm = _module.batch_norm

@@ -1,8 +1,19 @@
-"""PyTorch: no graph is kept for the teacher."""
+"""PyTorch: no graph of gradients is kept for the teacher."""
 
 import torch
 
+from keras_sdd._backend import torch_graph
+
 
 def run_teacher(distiller, network, state, x):
-    with torch.no_grad():
-        return network(x, training=False)
+    return torch_graph.run(network, x)
+
+
+def batch_norm(inputs, axis, gamma, beta, epsilon):
+    x = inputs.movedim(axis, 1)
+    # With a momentum of 1 what it "averages" is the statistics of the batch.
+    mean, variance = (x.new_zeros(x.shape[1]) for _ in range(2))
+    if x.numel() == x.shape[1]:  # one value per channel, which it refuses
+        return None
+    outputs = torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, True, 1.0, epsilon)
+    return outputs.movedim(1, axis), mean, variance

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import initializers, layers, ops
 
+from keras_sdd._backend import batch_norm
 from keras_sdd._checks import check_word
 
 
@@ -40,6 +41,12 @@ class BatchNorm(layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
+        fused = None if mask is not None else self._normalize(inputs)
+        if fused is not None:
+            outputs, mean, variance = fused
+            self._average(self.moving_mean, mean)
+            self._average(self.moving_variance, variance)
+            return outputs
         kept = ops.multiply(self.moving_variance, self.momentum)
         outputs = super().call(inputs, training=training, mask=mask)
         size = ops.cast(ops.size(inputs) // inputs.shape[self.axis], kept.dtype)
@@ -47,6 +54,17 @@ class BatchNorm(layers.BatchNormalization):
         unbiased = ops.multiply(added, size / ops.maximum(size - 1.0, 1.0))
         self.moving_variance.assign(ops.add(kept, unbiased))
         return outputs
+
+    def _normalize(self, inputs):
+        """Outputs and statistics from a kernel of the backend's, or None if it has none."""
+        if self.gamma is None or self.beta is None:
+            return None
+        gamma, beta = (ops.cast(x, "float32") for x in (self.gamma, self.beta))
+        fused = batch_norm(ops.cast(inputs, "float32"), self.axis, gamma, beta, self.epsilon)
+        return None if fused is None else (ops.cast(fused[0], self.compute_dtype), *fused[1:])
+
+    def _average(self, moving, value):
+        moving.assign(moving * self.momentum + ops.cast(value, moving.dtype) * (1 - self.momentum))
 
 
 class NetworkLayers:

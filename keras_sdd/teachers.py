@@ -1,0 +1,333 @@
+"""The frozen teacher, faster: batch norms folded into other layers, and its own precision."""
+
+import collections
+import dataclasses
+import logging
+import math
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_sdd.heads import check_classifier, is_functional, is_kind
+from keras_sdd.models.layers import BatchNorm
+
+_CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
+_DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
+_TRANSPOSED = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+_SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
+
+_logger = logging.getLogger("keras_sdd")
+
+
+def fold_batch_norm(model):
+    """Copy a model for inference, with its batch norms folded into the layers next to them.
+
+    A batch norm is folded into the convolution or Dense layer before it, or after it where no
+    padding comes between, if nothing else reads what is between the two. Outputs are those of
+    `model` in inference, but for rounding. What cannot be folded stays. Nested functional models
+    are folded too; layers of other kinds are copied as they are.
+
+    Args:
+        model: a built functional or Sequential model.
+
+    Returns:
+        A functional model with the same inputs and outputs, not trainable, sharing nothing with
+        `model`.
+
+    Raises:
+        ValueError: if `model` is not functional, or a layer cannot be copied from its config.
+    """
+    if not is_functional(model):
+        raise ValueError(
+            "`model` must be a built functional or Sequential model; wrap a subclassed one: "
+            f"keras.Model(inputs, model(inputs)). Received: {model!r}"
+        )
+    copy = InferenceCopy(model, share=False).model
+    copy.trainable = False
+    return copy
+
+
+def prepare_teacher(teacher, fold, dtype):
+    """Return an `InferenceCopy` of a teacher, or None where that would change nothing.
+
+    Args:
+        teacher: a classifier, as `SDDDistiller` takes it.
+        fold: whether to fold its batch norms.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`, or None for that of the teacher's layers.
+    """
+    check_classifier(teacher)
+    if not fold and dtype is None:
+        return None
+    try:
+        copy = InferenceCopy(teacher, dtype, fold)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        if dtype is not None:
+            raise
+        # Folding is a matter of speed: what it cannot take is left as it is.
+        _logger.warning("The teacher %r is used as given, not folded: %s", teacher.name, error)
+        return None
+    if fold:
+        _logger.info("Teacher %r: %d batch norms folded.", teacher.name, copy.num_folded)
+    return copy if copy.num_folded or dtype is not None else None
+
+
+@dataclasses.dataclass
+class _Fold:
+    """The batch norms that a layer takes in, each a layer or None."""
+
+    before: layers.Layer | None = None
+    after: layers.Layer | None = None
+
+
+class InferenceCopy:
+    """A functional model rebuilt for inference.
+
+    Layers that gain from it are copies, not trainable; with `share` the others are those of the
+    original itself.
+
+    Args:
+        model: the functional or Sequential model.
+        dtype: precision of what is copied, then all layers of Keras; None for that of each
+            layer. Layers whose outputs are vectors keep float32: logits need it.
+        fold: whether to fold batch norms.
+        share: whether layers that need no copy are shared.
+
+    Attributes:
+        model: the copy.
+        num_folded: how many batch norms are folded in it.
+    """
+
+    def __init__(self, model, dtype=None, fold=True, share=True):
+        self._dtype, self._fold, self._share = dtype, fold, share
+        self._copies: dict = {}
+        self._sources: list = []  # (copy, layer, its _Fold or None)
+        self.num_folded = 0
+        self.model = self._rebuild(model)
+        self.refresh()
+
+    def refresh(self):
+        """Compute the values of the copied layers from the original's of now."""
+        for copy, layer, fold in self._sources:
+            if fold is not None:
+                for variable, value in zip(copy.weights, _fold_values(layer, fold), strict=True):
+                    variable.assign(value.astype("float32"))
+                continue
+            if len(copy.weights) != len(layer.weights):
+                raise ValueError(
+                    f"The config of layer {layer.name!r} ({type(layer).__name__}) does not make it "
+                    f"again. Received: {len(layer.weights)} weights, {len(copy.weights)} in a copy"
+                )
+            for variable, value in zip(copy.weights, layer.weights, strict=True):
+                variable.assign(keras.ops.cast(value, variable.dtype))
+
+    def _rebuild(self, model):
+        nodes = _sort_nodes(model)
+        folds, folded_nodes = _find_folds(model, nodes) if self._fold else ({}, set())
+        self.num_folded += len(folded_nodes)
+        tensors = {
+            id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x._keras_history[0].name)
+            for x in model.inputs
+        }
+        own: dict = {}  # what is folded belongs to this graph alone
+
+        def find(x):
+            return tensors.get(id(x), x) if keras.utils.is_keras_tensor(x) else x
+
+        for node in nodes:
+            arguments = (node.arguments.args, node.arguments.kwargs)
+            args, kwargs = keras.tree.map_structure(find, arguments)
+            if id(node) in folded_nodes:
+                outputs = args[0]
+            else:
+                layer = node.operation
+                fold = folds.get(id(layer))
+                copies = self._copies if fold is None else own
+                if id(layer) not in copies:
+                    copies[id(layer)] = self._copy(node, fold)
+                outputs = copies[id(layer)](*args, **kwargs)
+            flat = keras.tree.flatten(outputs)
+            tensors |= {id(x): y for x, y in zip(node.outputs, flat, strict=True)}
+        inputs, outputs = _structure(model)
+        inputs, outputs = (keras.tree.map_structure(find, x) for x in (inputs, outputs))
+        rebuilt = keras.Model(inputs, outputs, name=model.name)
+        rebuilt.dtype_policy = model.dtype_policy
+        return rebuilt
+
+    def _copy(self, node, fold):
+        """Return what is called in place of a node's operation."""
+        operation = node.operation
+        if not isinstance(operation, layers.Layer) or node.arguments.kwargs.get("training"):
+            return operation
+        if is_functional(operation):
+            return self._rebuild(operation)
+        # Other layers may be more than their config says.
+        known = type(operation).__module__.startswith(("keras.src.layers.", "keras_sdd."))
+        known = known and not isinstance(operation, (layers.Lambda, layers.Wrapper))
+        if self._share and fold is None and (self._dtype is None or not known):
+            return operation
+        config = operation.get_config()
+        if fold is not None:
+            config |= {"use_bias": True, "trainable": False}
+            config |= {key: "zeros" for key in config if key.endswith("kernel_initializer")}
+        if self._dtype is not None and known:
+            config["dtype"] = self._choose_dtype(operation, node)
+        copy = type(operation).from_config(config)
+        self._sources.append((copy, operation, fold))
+        return copy
+
+    def _choose_dtype(self, layer, node):
+        if all(_is_vector(x) for x in node.outputs):
+            return "float32"
+        # Its statistics would suffer.
+        is_norm = isinstance(layer, layers.BatchNormalization) and self._dtype != "float32"
+        return f"mixed_{self._dtype}" if is_norm else self._dtype
+
+
+def _structure(model):
+    """Inputs and outputs of a functional model, structured as it takes and gives them."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
+def _sort_nodes(model):
+    """The calls that make the outputs of a functional model from its inputs, in order."""
+    inputs = {id(x) for x in model.inputs}
+
+    def makers(tensors):
+        for x in tensors:
+            if id(x) not in inputs:
+                operation, node_index, _ = x._keras_history
+                yield operation._inbound_nodes[node_index]
+
+    ordered, done = [], set()
+    waiting = list(makers(model.outputs))
+    while waiting:  # no recursion: some networks are deeper than Python's stack
+        node = waiting[-1]
+        missing = [x for x in makers(node.input_tensors) if id(x) not in done]
+        if id(node) in done or not missing:
+            waiting.pop()
+            if id(node) not in done:
+                done.add(id(node))
+                ordered.append(node)
+        else:
+            waiting.extend(missing)
+    return ordered
+
+
+def _find_folds(model, nodes):
+    """Find the batch norms that can be folded.
+
+    Returns:
+        Layer's id -> `_Fold`, and the ids of the batch norms' nodes.
+    """
+    calls = collections.Counter(id(node.operation) for node in nodes)
+    makers = {id(x): node for node in nodes for x in node.outputs}
+    readers = collections.defaultdict(list, {id(x): [None] for x in model.outputs})
+    for node in nodes:
+        for x in node.input_tensors:
+            readers[id(x)].append(node)
+    folds: dict = collections.defaultdict(_Fold)
+    folded = set()
+    for node in nodes:
+        norm = node.operation
+        if not _is_plain_norm(node) or calls[id(norm)] > 1:
+            continue
+        (x,), (y,) = node.input_tensors, node.outputs
+        axis = norm.axis % len(x.shape)
+        before = makers.get(id(x)) if len(readers[id(x)]) == 1 else None
+        after = readers[id(y)][0] if len(readers[id(y)]) == 1 else None
+        if before and calls[id(before.operation)] == 1 and _takes_after(before, axis):
+            folds[id(before.operation)].after = norm
+        elif after and calls[id(after.operation)] == 1 and _takes_before(after, axis):
+            folds[id(after.operation)].before = norm
+        else:
+            continue
+        folded.add(id(node))
+    return dict(folds), folded
+
+
+def _is_plain_norm(node):
+    """Whether a call is batch normalization with the moving statistics of inference."""
+    norm = node.operation
+    plain = is_kind(norm, "BatchNormalization") or type(norm) is BatchNorm
+    training = node.arguments.kwargs.get("training") or len(node.arguments.args) > 1
+    return plain and not training and len(node.input_tensors) == 1
+
+
+def _takes(node, axis, kinds):
+    """Whether a call is of a plain linear layer of `kinds` with its channels on `axis`."""
+    layer = node.operation
+    if not is_kind(layer, "Dense", *kinds) or len(node.input_tensors) != 1:
+        return False
+    if layer.dtype_policy.quantization_mode or getattr(layer, "lora_enabled", False):
+        return False
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return axis == (1 if first else len(node.outputs[0].shape) - 1)
+
+
+def _takes_after(node, axis):
+    """Whether the layer of a call can take in a batch norm of its outputs."""
+    kinds = (*_CONVOLUTIONS, *_DEPTHWISE, *_TRANSPOSED, *_SEPARABLE)
+    return _takes(node, axis, kinds) and node.operation.activation is keras.activations.linear
+
+
+def _takes_before(node, axis):
+    """Whether the layer of a call can take in a batch norm of its inputs."""
+    if not _takes(node, axis, (*_CONVOLUTIONS, *_DEPTHWISE)):
+        return False
+    # Padding puts zeros where the batch norm would have put its own constant.
+    layer = node.operation
+    padded = getattr(layer, "padding", "valid") != "valid"
+    return not padded or math.prod(layer.kernel_size) == 1
+
+
+def _fold_values(layer, fold):
+    """Kernel(s) and bias in float64 that compute a layer with its batch norms."""
+    separable = is_kind(layer, *_SEPARABLE)
+    kernel = _to_numpy(layer.pointwise_kernel if separable else layer.kernel)
+    shape = kernel.shape
+    if is_kind(layer, *_TRANSPOSED):  # (..., C_out, C_in)
+        kernel = np.swapaxes(kernel, -1, -2)
+    elif is_kind(layer, *_DEPTHWISE):  # (..., C, M): C groups of one input and M outputs
+        kernel = kernel.reshape(*shape[:-2], 1, -1)
+    bias = np.zeros(kernel.shape[-1]) if layer.bias is None else _to_numpy(layer.bias)
+    if fold.before is not None:
+        scale, offset = _find_affine(fold.before)
+        inputs = kernel.shape[-2]
+        # Outputs are grouped: those of group g read the inputs of group g.
+        grouped = (scale.size // inputs, inputs, 1)
+        outputs = kernel.shape[-1] // grouped[0]
+        scale, offset = (
+            np.repeat(x.reshape(grouped), outputs, axis=-1).transpose(1, 0, 2).reshape(inputs, -1)
+            for x in (scale, offset)
+        )
+        bias = bias + np.sum(kernel * offset, axis=tuple(range(kernel.ndim - 1)))
+        kernel = kernel * scale
+    if fold.after is not None:
+        scale, offset = _find_affine(fold.after)
+        kernel, bias = kernel * scale, bias * scale + offset
+    if is_kind(layer, *_TRANSPOSED):
+        kernel = np.swapaxes(kernel, -1, -2)
+    depthwise = [_to_numpy(layer.depthwise_kernel)] if separable else []
+    return [*depthwise, kernel.reshape(shape), bias]
+
+
+def _find_affine(norm):
+    """Scale and offset (C,) in float64 that a batch norm applies in inference."""
+    mean, variance = _to_numpy(norm.moving_mean), _to_numpy(norm.moving_variance)
+    gamma = 1.0 if norm.gamma is None else _to_numpy(norm.gamma)
+    beta = 0.0 if norm.beta is None else _to_numpy(norm.beta)
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return scale, beta - mean * scale
+
+
+def _to_numpy(variable):
+    return np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+
+
+def _is_vector(x):
+    """Whether a tensor is (B, C), (B, 1, 1, C) and the like."""
+    sizes = tuple(x.shape[1:])
+    return None not in sizes and max(sizes, default=1) == math.prod(sizes)
