@@ -1,4 +1,4 @@
-"""Fashion-MNIST: a study of our own, small enough for two CPU cores. The paper has no figures for it.
+"""Fashion-MNIST: a study of our own, for two CPU cores. The paper has no figures for it.
 
 --config=configs/fashion_mnist.py:wrn_16_2,resnet8,sd_kd is one experiment,
 --config=configs/fashion_mnist.py:resnet8 trains a network with labels only.

@@ -1,6 +1,7 @@
 """Scale-decoupled knowledge distillation (SDD, CVPR 2024) for Keras 3."""
 
 from keras_sdd import converters, data, losses, models, optimizers, schedules
+from keras_sdd.cache import cache_teacher
 from keras_sdd.distiller import SDDDistiller
 from keras_sdd.heads import expose_spatial_logits
 from keras_sdd.pooling import pool_cells
@@ -8,6 +9,7 @@ from keras_sdd.teachers import fold_batch_norm
 
 __all__ = [
     "SDDDistiller",
+    "cache_teacher",
     "converters",
     "data",
     "expose_spatial_logits",

@@ -167,8 +167,7 @@ class SDDDistiller(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Train the student, as `keras.Model.fit` does; labels in an array are checked first."""
-        if self._networks.teacher_copy:  # weights may have been loaded since it was made
-            self._networks.teacher_copy.refresh()
+        self.refresh_teacher()  # weights may have been loaded since it was folded
         if isinstance(y, np.ndarray):
             num_classes = class_logits(self.student).shape[-1]
             indices = ops.convert_to_numpy(class_indices(ops.convert_to_tensor(y), num_classes))
@@ -180,6 +179,21 @@ class SDDDistiller(keras.Model):
                     f"others, the first y[{wrong[0]}] = {y[wrong[0]]}"
                 )
         return super().fit(x, y, *args, **kwargs)
+
+    def refresh_teacher(self):
+        """Compute the folded teacher from the teacher's weights of now, as `fit` begins with."""
+        if self._networks.teacher_copy:
+            self._networks.teacher_copy.refresh()
+
+    @property
+    def teacher_cells_shape(self):
+        """(N, K) of the teacher's cells of a sample."""
+        return tuple(self._networks.teacher.output.shape[1:])
+
+    def compute_teacher_cells(self, x):
+        """The teacher's cells as in training: NumPy float32 (B, N, K) for a batch `x`."""
+        cells = self._networks.teacher.predict_on_batch(x)
+        return np.asarray(ops.convert_to_numpy(cells), "float32")
 
     def train_step(self, *state_and_data):
         """Add the teacher's cells to the targets and hand on to Keras's own training step."""
@@ -277,8 +291,10 @@ class SDDDistiller(keras.Model):
 
     def get_config(self):
         loss = self.scale_decoupled_loss
-        names = ("scales", "pooling", "student_loss_weight", "distillation_weight", "warmup_steps")
-        names += ("fold_teacher", "teacher_dtype")
+        names = (
+            *("scales", "pooling", "student_loss_weight", "distillation_weight", "warmup_steps"),
+            *("fold_teacher", "teacher_dtype"),
+        )
         loss_names = ("consistent_weight", "complementary_weight", "consistency", "reduction")
         serialize = keras.saving.serialize_keras_object
         return (

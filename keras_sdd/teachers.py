@@ -119,7 +119,8 @@ class InferenceCopy:
                     f"again. Received: {len(layer.weights)} weights, {len(copy.weights)} in a copy"
                 )
             for variable, value in zip(copy.weights, layer.weights, strict=True):
-                variable.assign(keras.ops.cast(value, variable.dtype))
+                # A buffer of its own: JAX gives those of a step away.
+                variable.assign(keras.ops.copy(keras.ops.cast(value, variable.dtype)))
 
     def _rebuild(self, model):
         nodes = _sort_nodes(model)

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "pooling": {"_checks"},
     "heads": {"_checks", "pooling", "heads"},
     "teachers": {"heads", "models"},
+    "cache": {"_checks", "data"},
     "models": {"_backend", "_checks", "models"},
     "data": {"_checks", "data"},
     "optimizers": {"_checks"},

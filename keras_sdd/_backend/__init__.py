@@ -6,9 +6,9 @@ Each backend's module has these functions:
 inference mode and outside the gradient. `state` lists what Keras hands `train_step` before the
 data: on JAX one item, the values of all variables, elsewhere nothing.
 
-`batch_norm(inputs, axis, gamma, beta, epsilon)`: normalize float32 inputs with the statistics of the
-batch in one kernel. Returns the outputs, and mean and variance (C,), that of n - 1 in n values;
-or None where the backend has no such kernel.
+`batch_norm(inputs, axis, gamma, beta, epsilon)`: normalize float32 inputs with the statistics of
+the batch in one kernel. Returns the outputs, and mean and variance (C,), that of n - 1 in n
+values; or None where the backend has no such kernel.
 """
 
 import importlib

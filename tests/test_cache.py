@@ -1,0 +1,203 @@
+"""The cached teacher: it teaches as the live one does, and refuses what is not its own."""
+
+import json
+
+import classifiers
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND
+
+import keras_sdd
+from keras_sdd import SDDDistiller, cache_teacher
+from keras_sdd.data.cells import CellStore
+
+tf = pytest.importorskip("tensorflow")
+X, Y = classifiers.draw_data(20)
+IDS = 100 + np.arange(20)
+
+
+def build_distiller(teacher=None, **options):
+    teacher = teacher or classifiers.spread_predictions(classifiers.build_cnn(8, "teacher"))
+    keras.utils.set_random_seed(0)
+    distiller = SDDDistiller(teacher, classifiers.build_cnn(4, "student"), **options)
+    distiller.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
+    return distiller
+
+
+def make_data(images=X, ids=IDS):
+    targets = {"labels": Y[: len(ids)], "ids": ids}
+    return tf.data.Dataset.from_tensor_slices((images, targets)).batch(8)
+
+
+def cache(distiller, folder, data=None, **options):
+    return cache_teacher(distiller, data or make_data(), folder, verbose=0, **options)
+
+
+def train(distiller, data):
+    return distiller.fit(data, epochs=2, shuffle=False, verbose=0).history
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float16", 1e-3)])
+def test_trains_as_the_live_teacher(tmp_path, dtype, tolerance):
+    teacher = classifiers.spread_predictions(classifiers.build_cnn(8, "teacher"))
+    live, cached = build_distiller(teacher), build_distiller(teacher)
+    expected = train(live, tf.data.Dataset.from_tensor_slices((X, Y)).batch(8))
+    data = cache(cached, tmp_path, dtype=dtype)
+    assert data.element_spec[1]["teacher_cells"].shape == (None, 21, classifiers.NUM_CLASSES)
+    actual = train(cached, data)
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(actual[name], values, rtol=tolerance, err_msg=name)
+
+
+def count_teacher_runs(distiller, monkeypatch):
+    runs = []
+    compute = distiller.compute_teacher_cells
+    monkeypatch.setattr(distiller, "compute_teacher_cells", lambda x: runs.append(1) or compute(x))
+    return runs
+
+
+def test_a_second_run_finds_everything(tmp_path, monkeypatch):
+    distiller = build_distiller()
+    runs = count_teacher_runs(distiller, monkeypatch)
+    cache(distiller, tmp_path)
+    assert len(runs) == 3 + 1  # three batches, and one to compare with
+    cache(distiller, tmp_path)
+    assert len(runs) == 4 + 1
+
+
+def test_a_killed_build_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_sdd.data.cells._SHARD_BYTES", 1)
+    distiller = build_distiller()
+    compute, left = distiller.compute_teacher_cells, iter(range(2))
+
+    def break_off(x):
+        next(left)
+        return compute(x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distiller, "compute_teacher_cells", break_off)
+        with pytest.raises(StopIteration):
+            cache(distiller, tmp_path)
+    (tmp_path / "00002-cells.npy").write_bytes(b"half a shard")  # killed while writing
+    runs = count_teacher_runs(distiller, monkeypatch)
+    cache(distiller, tmp_path)
+    assert len(runs) == 1 + 1
+    assert len(list(tmp_path.glob("*-ids.npy"))) == 3
+
+
+def test_shuffled_data_find_their_cells(tmp_path):
+    distiller = build_distiller()
+    data = make_data().unbatch().shuffle(20, seed=1).batch(8)
+    data = cache(distiller, tmp_path, data.apply(tf.data.experimental.assert_cardinality(3)))
+    for images, targets in data.as_numpy_iterator():
+        expected = distiller.compute_teacher_cells(images)
+        np.testing.assert_allclose(targets["teacher_cells"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stale_teacher_is_refused(tmp_path):
+    distiller = build_distiller()
+    cache(distiller, tmp_path)
+    kernel = distiller.teacher.get_layer("conv1").kernel
+    kernel.assign(kernel * 1.001)
+    with pytest.raises(ValueError, match="What differs: teacher"):
+        cache(distiller, tmp_path)
+
+
+def test_a_teacher_that_computes_otherwise_is_refused(tmp_path):
+    distiller = build_distiller()
+    cache(distiller, tmp_path)
+    body = distiller.teacher
+    inputs = keras.Input((16, 16, 3))
+    other = keras.Model(inputs, keras.layers.Activation("linear")(body(-inputs)))
+    with pytest.raises(ValueError, match="other than in its weights"):
+        cache(build_distiller(other), tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"scales": (1, 2)}, {"pooling": "nested"}])
+def test_other_cells_are_refused(tmp_path, options):
+    distiller = build_distiller()
+    cache(distiller, tmp_path)
+    with pytest.raises(ValueError, match=f"What differs: {next(iter(options))}"):
+        cache(build_distiller(distiller.teacher, **options), tmp_path)
+
+
+def test_other_images_are_refused(tmp_path):
+    distiller = build_distiller()
+    data = cache(distiller, tmp_path)
+    with pytest.raises(ValueError, match="are of another image.*id 100"):
+        cache(distiller, tmp_path, make_data(X + 1e-3))
+    store = CellStore(tmp_path, {}, data.element_spec[1]["teacher_cells"].shape[1:], "float32")
+    with pytest.raises(KeyError, match="no cells of the sample with id 7"):
+        store.read([7], X[:1])
+
+
+def test_random_augmentation_is_refused(tmp_path):
+    data = keras_sdd.data.load(
+        "synthetic", "train", 8, augment=True, with_ids=True, num_examples=16, image_size=16,
+        num_classes=classifiers.NUM_CLASSES,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="augmented at random"):
+        cache(build_distiller(), tmp_path, data)
+
+
+def test_data_of_the_library_keep_their_epoch(tmp_path):
+    data = keras_sdd.data.load(
+        "synthetic", "train", 8, augment=False, with_ids=True, num_examples=16, image_size=16,
+        num_classes=classifiers.NUM_CLASSES,
+    )  # fmt: skip
+    data.epoch_counter.epoch = 5
+    cached = cache(build_distiller(), tmp_path, data)
+    assert data.epoch_counter.epoch == 5
+    assert keras_sdd.data.FollowEpochs(cached).counter is data.epoch_counter
+
+
+@pytest.mark.parametrize("part", ["ids", "checks", "cells"])
+def test_truncated_shards_are_refused(tmp_path, part):
+    distiller = build_distiller()
+    cache(distiller, tmp_path)
+    path = tmp_path / f"00000-{part}.npy"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="Shard 00000 .* is damaged or cut off"):
+        cache(distiller, tmp_path)
+
+
+def test_corrupted_cells_are_refused(tmp_path):
+    distiller = build_distiller()
+    data = cache(distiller, tmp_path)
+    path = tmp_path / "00000-cells.npy"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # of the last sample: a single bit
+    path.write_bytes(content)
+    with pytest.raises(Exception, match="are damaged.*id 119"):
+        train(distiller, data)
+
+
+def test_a_broken_manifest_is_refused(tmp_path):
+    distiller = build_distiller()
+    cache(distiller, tmp_path)
+    assert json.loads((tmp_path / "cache.json").read_text())["scales"] == [1, 2, 4]
+    (tmp_path / "cache.json").write_text("{")
+    with pytest.raises(ValueError, match="holds the cells of something else"):
+        cache(distiller, tmp_path)
+
+
+def test_cells_that_float16_cannot_hold(tmp_path):
+    teacher = classifiers.spread_predictions(classifiers.build_cnn(8), scale=1e6)
+    with pytest.raises(ValueError, match='use dtype="float32"'):
+        cache(build_distiller(teacher), tmp_path, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (X, Y),
+        tf.data.Dataset.from_tensor_slices((X, Y)).batch(8),
+        make_data().repeat(),
+        make_data().filter(lambda x, y: True),
+    ],
+)
+def test_data_that_cannot_be_cached(tmp_path, data):
+    with pytest.raises(ValueError, match="A cache needs"):
+        cache(build_distiller(), tmp_path, data)
