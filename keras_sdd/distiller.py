@@ -182,8 +182,9 @@ class SDDDistiller(keras.Model):
         predicted = ops.argmax(y_pred["logits"], axis=-1)
         complementary = self.scale_decoupled_loss.complementary(indices, teacher_cells)
         batch = ops.shape(predicted)[0]
-        self._trackers["student_loss"].update_state(supervised, batch)
-        self._trackers["distillation_loss"].update_state(distillation, batch)
+        replicas = _backend.count_replicas()
+        self._trackers["student_loss"].update_state(replicas * supervised, batch)
+        self._trackers["distillation_loss"].update_state(replicas * distillation, batch)
         self._trackers["complementary_fraction"].update_state(complementary)
         self._trackers["teacher_agreement"].update_state(
             ops.argmax(teacher_cells[:, 0], axis=-1) == predicted
@@ -206,7 +207,8 @@ class SDDDistiller(keras.Model):
         return self._reduce(values, values, sample_weight)
 
     def _regularization(self):
-        return sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        total = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        return total / _backend.count_replicas()
 
     def _advance_warmup(self):
         """Count a step and return its part of the distillation weight."""

@@ -1,14 +1,20 @@
 """The lines of a training step that differ between backends, chosen once at import.
 
-Each backend's module has one function:
+Each backend's module has two functions:
 
 `run_teacher(distiller, network, state, x)`: the outputs of the teacher's `network` for `x`, in
 inference mode and outside the gradient. `state` lists what Keras hands `train_step` before the
 data: on JAX one item, the values of all variables, elsewhere nothing.
+
+`count_replicas()`: by how many Keras divides losses, so that their sum over replicas is the loss.
+
+`BACKEND_distribution.py` holds what `keras_sdd.distribution` needs of a backend.
 """
 
 import importlib
 
 import keras
 
-run_teacher = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}").run_teacher
+_module = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}")
+run_teacher = _module.run_teacher
+count_replicas = _module.count_replicas

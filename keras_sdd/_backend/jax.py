@@ -8,3 +8,7 @@ def run_teacher(distiller, network, state, x):
     mapping = list(zip(distiller.non_trainable_variables, non_trainable, strict=True))
     with keras.StatelessScope(state_mapping=mapping):
         return network(x, training=False)
+
+
+def count_replicas():
+    return 1
