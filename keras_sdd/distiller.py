@@ -105,6 +105,7 @@ class SDDDistiller(keras.Model):
         )  # fmt: skip
         self._trackers = {name: keras.metrics.Mean(name=name) for name in _TRACKED}
         self._reduce = _Reduction(name="distillation", dtype="float32")
+        self._evaluates = False
         self.built = True
 
     def call(self, inputs, training=False):
@@ -196,9 +197,24 @@ class SDDDistiller(keras.Model):
         training = isinstance(y_pred, dict)
         logits = y_pred["logits"] if training else y_pred
         results = super().compute_metrics(x, _labels(y), logits, sample_weight)
-        if not training:  # what only training updates
-            results = {name: value for name, value in results.items() if name not in self._trackers}
-        return results
+        return results if training else self._without_trackers(results)
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluate the student, as `keras.Model.evaluate` does."""
+        self._evaluates = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluates = False
+
+    def get_metrics_result(self):
+        """All results. Keras reads them here, exact over replicas, if names are those of steps."""
+        results = super().get_metrics_result()
+        return self._without_trackers(results) if self._evaluates else results
+
+    def _without_trackers(self, results):
+        """Leave out what only training updates."""
+        return {name: value for name, value in results.items() if name not in self._trackers}
 
     def _supervised(self, labels, logits, sample_weight):
         if isinstance(self._student_loss, keras.losses.Loss):
