@@ -225,8 +225,7 @@ def train(config, workdir, devices, build_model):
         raise SetupError(error) from error
     callbacks, verbose = [data.FollowEpochs(train_data)], 0
     if devices.is_main:
-        records.write_setup(workdir, config, f"{devices.num_devices} x {describe_device()}")
-        callbacks += records.make_callbacks(workdir, records.rewind_log(workdir))
+        callbacks += start_records(config, workdir, devices)
         verbose = 1 if sys.stdout.isatty() else 2  # a log file cannot redraw a line
     records.restore_state(model, workdir)
     initial_epoch = records.count_finished_epochs(workdir)
@@ -245,6 +244,12 @@ def train(config, workdir, devices, build_model):
     result = records.write_result(workdir, config, network.count_params())
     records.remove_state(workdir)
     return result
+
+
+def start_records(config, workdir, devices):
+    """Write what runs on what, and return the callbacks that write the rest."""
+    records.write_setup(workdir, config, f"{devices.num_devices} x {describe_device()}")
+    return records.make_callbacks(workdir, records.rewind_log(workdir))
 
 
 def choose_jit_compile(config):

@@ -99,8 +99,8 @@ def initialize(timeout=600.0):
     TensorFlow: `tf.distribute.MirroredStrategy` over the GPUs of this machine, or its logical CPUs.
     JAX: `keras.distribution.DataParallel` over all devices; on several hosts, with the environment
     variables of `keras.distribution.initialize` (`KERAS_DISTRIBUTION_JOB_ADDRESSES`,
-    `_NUM_PROCESSES`, `_PROCESS_ID`). PyTorch: the processes that `torchrun` started, one a GPU, or
-    several on the CPU.
+    `_NUM_PROCESSES`, `_PROCESS_ID`) and the same `keras.utils.set_random_seed` on all. PyTorch:
+    the processes that `torchrun` started, one a GPU, or several on the CPU.
 
     Args:
         timeout: seconds after which PyTorch gives up waiting for another process, with an error.

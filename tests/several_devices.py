@@ -44,7 +44,7 @@ def fit(devices, model, epochs=2):
 
 def distil(devices, policy="float32", **options):
     """Distil for two epochs; the teacher is in float32."""
-    keras.utils.set_random_seed(3 + devices.rank)  # the main process's weights count
+    keras.utils.set_random_seed(3 + devices.rank)  # PyTorch: the main process's weights count
     teacher = spread_predictions(build_cnn(8, "teacher"))
     keras.config.set_dtype_policy(policy)
     student = build_cnn(4, "student", **options)
