@@ -20,11 +20,12 @@ class SetupError(Exception):
 
 
 def define_flags():
-    """Define the flags --config, with its overrides --config.KEY, and --workdir."""
+    """Define the flags --config, with its overrides --config.KEY, --workdir and --distribute."""
     config_flags.DEFINE_config_file(
         "config", None, "Experiment, as in configs/cifar100.py:resnet32x4,shufflenet_v1,sd_dkd."
     )
     flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CELL/READING-seedN.")
+    flags.DEFINE_bool("distribute", False, "Train on all devices; PyTorch is started by torchrun.")
 
 
 def launch(main):

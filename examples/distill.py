@@ -8,17 +8,18 @@ PyTorch checkpoint of the original network. The folder of the run, `--workdir`, 
 student as `last.keras` and `best.keras`, the log and the result. The same command goes on with a
 run that was killed. `--config.reading=paper` follows the paper's text where its authors' code
 differs, `--config.smoke` runs in seconds on data made on the spot, and `--config.KEY=value` changes
-any setting.
+any setting. `--distribute` trains on all devices; on PyTorch, start the program with torchrun.
 """
 
 import command_line
 import experiment
 import keras
+from absl import flags
 
 
-def distill(config, workdir):
+def distill(config, workdir, distribute=False):
     """Distil as a config says and return the result of the run."""
-    device = experiment.setup_devices(config)
+    devices = experiment.setup_devices(config, distribute)
 
     def build_model(image_shape, steps_per_epoch):
         teacher = experiment.load_teacher(config, image_shape)
@@ -27,7 +28,7 @@ def distill(config, workdir):
         student = experiment.build_network(config, config.student, image_shape)
         return experiment.build_distiller(config, teacher, student, steps_per_epoch), student
 
-    return experiment.train(config, workdir, device, build_model)
+    return experiment.train(config, workdir, devices, build_model)
 
 
 def main(config):
@@ -38,7 +39,8 @@ def main(config):
             f"Received: {config.cell}"
         )
     workdir = command_line.choose_workdir(config)
-    experiment.report(distill(config, workdir), workdir)
+    result = distill(config, workdir, flags.FLAGS.distribute)
+    experiment.report(result, workdir)
 
 
 if __name__ == "__main__":

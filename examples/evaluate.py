@@ -13,14 +13,14 @@ import keras_sdd
 
 def evaluate(config, checkpoint):
     """Return loss, top-1 and top-5 accuracy of a saved network as a dict."""
-    device = experiment.setup_devices(config)
+    experiment.setup_devices(config)
     _, test_data = experiment.load_data(config)
     shape = test_data.element_spec[0].shape[1:]
     network = experiment.load_network(checkpoint, config, config.student, shape)
     network.compile(
         loss=keras_sdd.losses.CrossEntropy(),
         metrics=experiment.make_metrics(),
-        jit_compile=experiment.choose_jit_compile(config, device),
+        jit_compile=experiment.choose_jit_compile(config),
     )
     return network.evaluate(test_data, return_dict=True, verbose=0)
 

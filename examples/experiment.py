@@ -10,7 +10,7 @@ from command_line import SetupError
 
 import keras_sdd
 from configs import recipes
-from keras_sdd import converters, data, models, optimizers, schedules
+from keras_sdd import converters, data, distribution, models, optimizers, schedules
 
 _LOSSES = {
     "KD": keras_sdd.losses.KD,
@@ -21,11 +21,15 @@ _JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 _TORCH_SUFFIXES = (".pth", ".pt")
 
 
-def setup_devices(config):
-    """Set precision, determinism and devices, and return a line that says what computes.
+def setup_devices(config, distribute=False):
+    """Set precision, determinism and devices; to be called before anything touches a device.
 
-    One process, and the device that the backend takes by itself. To be called before anything
-    else touches a device.
+    Args:
+        config: of the experiment.
+        distribute: whether to train on all devices, instead of the one the backend takes.
+
+    Returns:
+        `keras_sdd.distribution.Devices`.
     """
     import tensorflow as tf  # every backend's data come through it
 
@@ -38,6 +42,23 @@ def setup_devices(config):
         tf.config.experimental.set_memory_growth(gpu, True)
     if config.deterministic:
         _make_deterministic(backend)
+    if not distribute:
+        return distribution.Devices()
+    try:
+        devices = distribution.initialize()
+    except RuntimeError as error:
+        raise SetupError(error) from error
+    if config.batch_size % devices.num_devices:
+        raise SetupError(
+            f"The {devices.num_devices} devices share a batch: their number must divide it. "
+            f"Received: batch_size={config.batch_size}"
+        )
+    return devices
+
+
+def describe_device():
+    """Return the name of the GPU, or of what else computes."""
+    backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
@@ -46,6 +67,9 @@ def setup_devices(config):
         import torch
 
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
 
 
@@ -161,22 +185,29 @@ def make_metrics():
     ]
 
 
-def train(config, workdir, device, build_model):
+def train(config, workdir, devices, build_model):
     """Train a model, or go on with its run in `workdir`, and return the result.
+
+    All processes do the same, and the main one writes. The number of devices may differ from that
+    of the run so far: a batch is that of all devices together.
 
     Args:
         config: of the experiment.
         workdir: folder of the run.
-        device: as `setup_devices` describes it.
+        devices: as `setup_devices` returned them.
         build_model: function from the shape of an image and the steps of an epoch to the model
             to fit and the network to keep.
+
+    Returns:
+        What result.json holds; None in processes that are not the main one.
     """
     try:
         records.check_workdir(workdir, config)
     except ValueError as error:
         raise SetupError(error) from error
     if (workdir / "result.json").exists():
-        print(f"{workdir} holds a finished run; remove it to run it again.")
+        if devices.is_main:
+            print(f"{workdir} holds a finished run; remove it to run it again.")
         return records.read_json(workdir / "result.json")
     keras.utils.set_random_seed(config.seed)
     train_data, test_data = load_data(config)
@@ -187,38 +218,52 @@ def train(config, workdir, device, build_model):
             build_optimizer(config, steps),
             loss=keras_sdd.losses.CrossEntropy(),
             metrics=make_metrics(),
-            jit_compile=choose_jit_compile(config, device),
+            jit_compile=choose_jit_compile(config),
             steps_per_execution=config.steps_per_execution,
         )
     except (LookupError, ValueError) as error:
         raise SetupError(error) from error
-    records.write_setup(workdir, config, device)
+    callbacks, verbose = [data.FollowEpochs(train_data)], 0
+    if devices.is_main:
+        callbacks += start_records(config, workdir, devices)
+        verbose = 1 if sys.stdout.isatty() else 2  # a log file cannot redraw a line
     records.restore_state(model, workdir)
-    rows = records.rewind_log(workdir)
+    initial_epoch = records.count_finished_epochs(workdir)
+    devices.prepare(model)  # from here on, nobody is far ahead of the others
     model.fit(
-        train_data,
-        validation_data=test_data,
+        devices.shard(train_data, drop_remainder=True),
+        validation_data=devices.shard(test_data),
         epochs=config.epochs,
-        initial_epoch=records.count_finished_epochs(workdir),
-        callbacks=[data.FollowEpochs(train_data), *records.make_callbacks(workdir, rows)],
+        initial_epoch=initial_epoch,
+        callbacks=callbacks,
         shuffle=False,  # the data set has its own order
-        verbose=1 if sys.stdout.isatty() else 2,  # a log file cannot redraw a line
+        verbose=verbose,
     )
+    if not devices.is_main:
+        return None
     result = records.write_result(workdir, config, network.count_params())
     records.remove_state(workdir)
     return result
 
 
-def choose_jit_compile(config, device):
+def start_records(config, workdir, devices):
+    """Write what runs on what, and return the callbacks that write the rest."""
+    records.write_setup(workdir, config, f"{devices.num_devices} x {describe_device()}")
+    return records.make_callbacks(workdir, records.rewind_log(workdir))
+
+
+def choose_jit_compile(config):
     """Return the argument of `compile`."""
     chosen = _JIT_COMPILE[recipes.pick("jit_compile", config.jit_compile, _JIT_COMPILE)]
     # XLA's convolutions for CPUs take about three times as long as TensorFlow's own.
-    slow = keras.backend.backend() == "tensorflow" and device == "cpu"
+    slow = keras.backend.backend() == "tensorflow" and describe_device() == "cpu"
     return False if chosen == "auto" and slow else chosen
 
 
 def report(result, workdir):
-    """Print what a run came to."""
+    """Print what a run came to; nothing if the run is another process's."""
+    if result is None:
+        return
     paper = None if result["smoke"] else result["paper_accuracy"]
     print(
         f"{result['cell']} ({result['reading']}, seed {result['seed']}): test accuracy "

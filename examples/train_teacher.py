@@ -4,22 +4,24 @@
 
 The folder of the run, `--workdir`, then holds `last.keras`, `best.keras`, the log and the result.
 The same command goes on with a run that was killed. `--config.smoke` runs in seconds on data made
-on the spot; `--config.KEY=value` changes any setting.
+on the spot; `--config.KEY=value` changes any setting; `--distribute` trains on all devices (on
+PyTorch, start the program with torchrun).
 """
 
 import command_line
 import experiment
+from absl import flags
 
 
-def train_teacher(config, workdir):
+def train_teacher(config, workdir, distribute=False):
     """Train the network of a config and return the result of the run."""
-    device = experiment.setup_devices(config)
+    devices = experiment.setup_devices(config, distribute)
 
     def build_model(image_shape, _):
         network = experiment.build_network(config, config.student, image_shape)
         return network, network
 
-    return experiment.train(config, workdir, device, build_model)
+    return experiment.train(config, workdir, devices, build_model)
 
 
 def main(config):
@@ -30,7 +32,8 @@ def main(config):
             f"distillation there is examples/distill.py. Received: {config.cell}"
         )
     workdir = command_line.choose_workdir(config)
-    experiment.report(train_teacher(config, workdir), workdir)
+    result = train_teacher(config, workdir, flags.FLAGS.distribute)
+    experiment.report(result, workdir)
 
 
 if __name__ == "__main__":

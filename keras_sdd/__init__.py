@@ -1,6 +1,6 @@
 """Scale-decoupled knowledge distillation (SDD, CVPR 2024) for Keras 3."""
 
-from keras_sdd import converters, data, losses, models, optimizers, schedules
+from keras_sdd import converters, data, distribution, losses, models, optimizers, schedules
 from keras_sdd.cache import cache_teacher
 from keras_sdd.distiller import SDDDistiller
 from keras_sdd.heads import expose_spatial_logits
@@ -12,6 +12,7 @@ __all__ = [
     "cache_teacher",
     "converters",
     "data",
+    "distribution",
     "expose_spatial_logits",
     "fold_batch_norm",
     "losses",

@@ -112,6 +112,7 @@ class SDDDistiller(keras.Model):
         )  # fmt: skip
         self._trackers = {name: keras.metrics.Mean(name=name) for name in _TRACKED}
         self._reduce = _Reduction(name="distillation", dtype="float32")
+        self._evaluates = False
         self.built = True
 
     def _build_networks(self):
@@ -220,8 +221,9 @@ class SDDDistiller(keras.Model):
         predicted = ops.argmax(y_pred["logits"], axis=-1)
         complementary = self.scale_decoupled_loss.complementary(indices, teacher_cells)
         batch = ops.shape(predicted)[0]
-        self._trackers["student_loss"].update_state(supervised, batch)
-        self._trackers["distillation_loss"].update_state(distillation, batch)
+        replicas = _backend.count_replicas()
+        self._trackers["student_loss"].update_state(replicas * supervised, batch)
+        self._trackers["distillation_loss"].update_state(replicas * distillation, batch)
         self._trackers["complementary_fraction"].update_state(complementary)
         self._trackers["teacher_agreement"].update_state(
             ops.argmax(teacher_cells[:, 0], axis=-1) == predicted
@@ -233,9 +235,24 @@ class SDDDistiller(keras.Model):
         training = isinstance(y_pred, dict)
         logits = y_pred["logits"] if training else y_pred
         results = super().compute_metrics(x, _labels(y), logits, sample_weight)
-        if not training:  # what only training updates
-            results = {name: value for name, value in results.items() if name not in self._trackers}
-        return results
+        return results if training else self._without_trackers(results)
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluate the student, as `keras.Model.evaluate` does."""
+        self._evaluates = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluates = False
+
+    def get_metrics_result(self):
+        """All results. Keras reads them here, exact over replicas, if names are those of steps."""
+        results = super().get_metrics_result()
+        return self._without_trackers(results) if self._evaluates else results
+
+    def _without_trackers(self, results):
+        """Leave out what only training updates."""
+        return {name: value for name, value in results.items() if name not in self._trackers}
 
     def _supervised(self, labels, logits, sample_weight):
         if isinstance(self._student_loss, keras.losses.Loss):
@@ -244,7 +261,8 @@ class SDDDistiller(keras.Model):
         return self._reduce(values, values, sample_weight)
 
     def _regularization(self):
-        return sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        total = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        return total / _backend.count_replicas()
 
     def _advance_warmup(self):
         """Count a step and return its part of the distillation weight."""

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "optimizers": {"_checks"},
     "schedules": {"_checks"},
     "converters": {"_checks"},
+    "distribution": {"_backend", "_checks", "data"},
 }
 
 

@@ -9,6 +9,10 @@ data: on JAX one item, the values of all variables, elsewhere nothing.
 `batch_norm(inputs, axis, gamma, beta, epsilon)`: normalize float32 inputs with the statistics of
 the batch in one kernel. Returns the outputs, and mean and variance (C,), that of n - 1 in n
 values; or None where the backend has no such kernel.
+
+`count_replicas()`: by how many Keras divides losses, so that their sum over replicas is the loss.
+
+`BACKEND_distribution.py` holds what `keras_sdd.distribution` needs of a backend.
 """
 
 import importlib
@@ -16,6 +20,6 @@ import importlib
 import keras
 
 _module = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}")
-
 run_teacher = _module.run_teacher
 batch_norm = _module.batch_norm
+count_replicas = _module.count_replicas

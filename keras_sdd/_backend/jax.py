@@ -12,3 +12,7 @@ def run_teacher(distiller, network, state, x):
 
 def batch_norm(inputs, axis, gamma, beta, epsilon):
     return None  # the compiler makes one of Keras's own
+
+
+def count_replicas():
+    return 1

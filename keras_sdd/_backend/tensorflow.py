@@ -14,3 +14,7 @@ def batch_norm(inputs, axis, gamma, beta, epsilon):
         x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon
     )
     return outputs, mean, variance
+
+
+def count_replicas():
+    return tf.distribute.get_strategy().num_replicas_in_sync

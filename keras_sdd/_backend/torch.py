@@ -17,3 +17,7 @@ def batch_norm(inputs, axis, gamma, beta, epsilon):
         return None
     outputs = torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, True, 1.0, epsilon)
     return outputs.movedim(1, axis), mean, variance
+
+
+def count_replicas():
+    return 1

@@ -118,6 +118,64 @@ def build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish
     return dataset
 
 
+def keep_part(dataset, num_devices, num_parts, part, drop_remainder, equal_parts):
+    """Keep one part of every batch of a data set.
+
+    Args:
+        dataset: `tf.data.Dataset` of batches.
+        num_devices: how many devices share a batch.
+        num_parts, part: how many parts a batch is cut into, and which to keep.
+        drop_remainder: whether to leave out images that cannot be divided evenly among devices.
+        equal_parts: whether batches must divide evenly.
+
+    Returns:
+        A `tf.data.Dataset` of as many batches, with the `epoch_counter` of `dataset` if it has one.
+    """
+    import tensorflow as tf
+
+    if not isinstance(dataset, tf.data.Dataset):
+        raise ValueError(
+            "Only a tf.data.Dataset of batches can be sharded; make one of arrays with "
+            f"tf.data.Dataset.from_tensor_slices(...).batch(...). Received: dataset={dataset!r}"
+        )
+
+    def keep(*batch):
+        size = tf.shape(tf.nest.flatten(batch)[0])[0]
+        whole = size - size % num_devices
+        checks = []
+        if drop_remainder:
+            checks.append(tf.debugging.assert_positive(whole, _too_small(num_devices)))
+            size = whole
+        elif equal_parts:
+            checks.append(tf.debugging.assert_equal(size, whole, _uneven(num_devices)))
+        elif num_parts > 1:
+            checks.append(tf.debugging.assert_greater_equal(size, num_parts, _too_small(num_parts)))
+        with tf.control_dependencies(checks):
+            start, end = size * part // num_parts, size * (part + 1) // num_parts
+        batch = tf.nest.map_structure(lambda x: x[start:end], batch)
+        return batch if len(batch) > 1 else batch[0]
+
+    result = dataset.map(keep, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if hasattr(dataset, "epoch_counter"):
+        result.epoch_counter = dataset.epoch_counter
+    return result
+
+
+def _too_small(num_devices):
+    return (
+        f"A batch, the last of an epoch perhaps, has fewer images than the {num_devices} devices "
+        "that share it: choose another batch size, or drop_remainder=True in loading."
+    )
+
+
+def _uneven(num_devices):
+    return (
+        f"A batch, the last of an epoch perhaps, cannot be divided among {num_devices} devices: "
+        "train with shard(dataset, drop_remainder=True), and evaluate with a batch size and a "
+        "number of devices that divide the images."
+    )
+
+
 def make_finish(spec, dtype, data_format, with_ids):
     """Return the function from (images, labels, ids) to what `load` hands out."""
 

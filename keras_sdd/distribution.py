@@ -1,0 +1,127 @@
+"""Training on several devices: one call that sets up the engine the backend has.
+
+    devices = keras_sdd.distribution.initialize()  # first of all
+    ...                                            # build and compile any model
+    devices.prepare(model)
+    model.fit(devices.shard(train, drop_remainder=True), verbose=int(devices.is_main))
+
+Training is data-parallel: every device has the whole model and a part of every batch. The batch
+size of the data set is that of all devices together, so the number of devices does not change what
+is trained, up to rounding and to two layers: batch norms normalize with the statistics of the
+images that one device sees, except on JAX, where they see the whole batch; and dropout draws other
+masks.
+"""
+
+import dataclasses
+import importlib
+import os
+
+import keras
+
+from keras_sdd._checks import check_number
+from keras_sdd.data.pipeline import keep_part
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a process knows of the devices that train together; by default it trains alone.
+
+    Attributes:
+        num_devices: of all processes.
+        num_processes: PyTorch has one for every device, JAX for every host, TensorFlow one.
+        rank: number of this process, from 0.
+        equal_parts: whether every batch must divide evenly, as on JAX.
+    """
+
+    num_devices: int = 1
+    num_processes: int = 1
+    rank: int = 0
+    equal_parts: bool = False
+
+    @property
+    def is_main(self):
+        """Whether this process writes files and prints: one process of the run does."""
+        return self.rank == 0
+
+    def prepare(self, model):
+        """Make the processes train `model` together; to be called after `compile`.
+
+        On PyTorch it copies the weights and the optimizer's state of the main process to all, has
+        `DistributedDataParallel` average gradients, sums metrics over processes, so that all log
+        the same, and averages moving statistics at the end of an epoch. All processes must then
+        `fit` and `evaluate` it together. On TensorFlow and JAX, and without `initialize`, it does
+        nothing.
+
+        Args:
+            model: compiled Keras model, an `SDDDistiller` or any other. Compiling it anew with
+                other trainable layers needs a new model.
+
+        Returns:
+            The same model.
+
+        Raises:
+            ValueError: if the model is not compiled.
+        """
+        if self.num_processes > 1:
+            _import_engine().prepare(model)
+        return model
+
+    def shard(self, dataset, drop_remainder=False):
+        """Return the data set of this process: its part of every batch, in every process as many.
+
+        Every process prepares whole batches and keeps its part, so all need the same data in the
+        same order, as `keras_sdd.data.load` gives them.
+
+        Args:
+            dataset: `tf.data.Dataset` of batches for all devices together.
+            drop_remainder: whether to leave out images of a batch, `num_devices` - 1 at most, that
+                cannot be divided evenly; for training. Otherwise parts differ by one image, and
+                on JAX an uneven batch is an error.
+
+        Returns:
+            A `tf.data.Dataset` of as many batches.
+
+        Raises:
+            ValueError: if `dataset` is no `tf.data.Dataset`. In iterating, TensorFlow's
+                `InvalidArgumentError` for a batch that cannot be divided.
+        """
+        if self.num_devices == 1:
+            return dataset
+        return keep_part(
+            dataset, self.num_devices, self.num_processes, self.rank, drop_remainder,
+            self.equal_parts,
+        )  # fmt: skip
+
+
+def initialize(timeout=600.0):
+    """Set up all devices for the model that is built next; to be called before all else.
+
+    TensorFlow: `tf.distribute.MirroredStrategy` over the GPUs of this machine, or its logical CPUs.
+    JAX: `keras.distribution.DataParallel` over all devices; on several hosts, with the environment
+    variables of `keras.distribution.initialize` (`KERAS_DISTRIBUTION_JOB_ADDRESSES`,
+    `_NUM_PROCESSES`, `_PROCESS_ID`) and the same `keras.utils.set_random_seed` on all. PyTorch:
+    the processes that `torchrun` started, one a GPU, or several on the CPU.
+
+    Args:
+        timeout: seconds after which PyTorch gives up waiting for another process, with an error.
+
+    Returns:
+        `Devices`.
+
+    Raises:
+        RuntimeError: if the script was started in another way than the backend needs, or
+            distribution is set up already.
+    """
+    timeout = check_number("timeout", timeout)
+    backend = keras.backend.backend()
+    if backend != "torch" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RuntimeError(
+            f"torchrun is for PyTorch alone. With KERAS_BACKEND={backend} one process takes all "
+            "devices; start the script with python. Received: WORLD_SIZE="
+            f"{os.environ['WORLD_SIZE']}"
+        )
+    return Devices(**_import_engine().start(timeout))
+
+
+def _import_engine():
+    return importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}_distribution")

@@ -1,0 +1,193 @@
+"""Several devices against one: what is trained and logged, failures, and what is refused.
+
+Two logical CPUs with TensorFlow and JAX, two processes with PyTorch.
+"""
+
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import several_devices
+from backends import BACKEND
+from classifiers import assert_same_weights, build_cnn, copy_weights
+from several_devices import REPOSITORY, run_on_two_devices
+
+from keras_sdd import data, distribution
+
+sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
+
+import command_line  # noqa: E402
+import distill  # noqa: E402
+import experiment  # noqa: E402
+import records  # noqa: E402
+
+RANKS = (0, 1) if BACKEND == "torch" else (0,)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two devices come to."""
+    folder = tmp_path_factory.mktemp("two_devices")
+    status, output = run_on_two_devices("compare", folder)
+    assert status == 0, output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return several_devices.run_cases(distribution.Devices())
+
+
+@pytest.mark.parametrize(
+    ("case", "tolerance"),
+    [
+        ("distilled", 2e-5),
+        ("labels only", 2e-5),
+        ("mixed_float16", 2e-2),
+        # Elsewhere every device normalizes with the statistics of its own images.
+        ("batch norm", 1e-4 if BACKEND == "jax" else None),
+    ],
+)
+def test_two_devices_train_and_log_what_one_does(folder, one_device, case, tolerance):
+    results = [dict(np.load(folder / f"{case} {rank}.npz")) for rank in RANKS]
+    for name, expected in one_device[case].items():
+        for result in results:
+            np.testing.assert_array_equal(result[name], results[0][name], err_msg=name)
+            if tolerance is None:
+                assert np.isfinite(result[name]).all()
+            elif case != "mixed_float16" or "loss" in name or "weights" in name:
+                atol = tolerance * max(1.0, np.abs(expected).max())
+                np.testing.assert_allclose(result[name], expected, atol=atol, err_msg=name)
+
+
+# Failures.
+
+
+def test_run_of_two_devices_that_was_killed_goes_on_with_one(tmp_path, monkeypatch):
+    start = time.monotonic()
+    status, output = run_on_two_devices("fail", tmp_path / "broken", "kill")
+    assert status != 0 and "Epoch 2/2" in output, output
+    assert time.monotonic() - start < 200
+    assert records.count_finished_epochs(tmp_path / "broken") == 1
+    monkeypatch.setattr(experiment.models, "build", several_devices.build_tiny)
+    for name in ("broken", "unbroken"):
+        distill.distill(several_devices.make_config(), tmp_path / name)
+    rows = [records.read_log(tmp_path / name) for name in ("broken", "unbroken")]
+    assert len(rows[0]) == 2
+    for row, expected in zip(*rows, strict=True):
+        for key in row.keys() - {"seconds"}:
+            assert row[key] == pytest.approx(expected[key], 1e-4, 1e-6), key
+    networks = [
+        keras.saving.load_model(tmp_path / x / "last.keras") for x in ("broken", "unbroken")
+    ]
+    assert_same_weights(networks[0], copy_weights(networks[1]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="one process")
+def test_process_that_hangs_ends_the_run(tmp_path):
+    status, output = run_on_two_devices("fail", tmp_path, "hang", timeout=120)
+    assert status != 0 and "Timed out" in output, output
+
+
+# One part of every batch.
+
+
+def read(devices, sizes, **options):
+    """The parts of batches of these sizes; their elements count up."""
+    import tensorflow as tf
+
+    ends = np.cumsum([0, *sizes])
+    batches = tf.data.Dataset.from_generator(
+        lambda: (np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)),
+        output_signature=tf.TensorSpec([None], tf.int64),
+    )
+    pairs = tf.data.Dataset.zip(batches, batches)
+    return [x.tolist() for x, _ in devices.shard(pairs, **options).as_numpy_iterator()]
+
+
+def make_processes(count):
+    return [distribution.Devices(count, count, rank) for rank in range(count)]
+
+
+def test_processes_share_every_batch():
+    first, second = (read(devices, [4, 3]) for devices in make_processes(2))
+    assert first == [[0, 1], [4]] and second == [[2, 3], [5, 6]]
+    parts = [read(devices, [9, 5], drop_remainder=True) for devices in make_processes(4)]
+    assert parts == [[[0, 1], [9]], [[2, 3], [10]], [[4, 5], [11]], [[6, 7], [12]]]
+    assert read(distribution.Devices(), [4, 3]) == [[0, 1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("devices", "options"),
+    [
+        (make_processes(4)[0], {}),
+        (make_processes(4)[1], {"drop_remainder": True}),
+        (distribution.Devices(2, equal_parts=True), {}),
+    ],
+)
+def test_batch_that_cannot_be_divided_is_an_error(devices, options):
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{devices.num_devices} devices"):
+        read(devices, [8, 3], **options)
+
+
+def test_shard_keeps_length_and_epochs():
+    dataset = data.load("synthetic", "train", 8, num_examples=24)
+    part = make_processes(2)[1].shard(dataset, drop_remainder=True)
+    assert len(part) == 3
+    data.FollowEpochs(part).on_epoch_begin(5)
+    assert dataset.epoch_counter.epoch == 5
+    with pytest.raises(ValueError, match="Received: dataset=array"):
+        make_processes(2)[0].shard(np.zeros(8))
+
+
+# What is refused.
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TF_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch.setenv
+
+
+def test_wrong_start_is_explained(environment):
+    if BACKEND == "torch":
+        environment("RANK", "0")
+        message = "torchrun --nproc-per-node=.*Received: no WORLD_SIZE, LOCAL_RANK"
+    else:
+        environment("WORLD_SIZE", "2")
+        message = "start the script with python.*Received: WORLD_SIZE=2"
+    with pytest.raises(RuntimeError, match=message):
+        distribution.initialize()
+    with pytest.raises(command_line.SetupError, match=message):
+        distill.distill(several_devices.make_config(), None, distribute=True)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's variable")
+def test_several_machines_are_refused_on_tensorflow(environment):
+    environment("TF_CONFIG", "{}")
+    with pytest.raises(RuntimeError, match="KERAS_BACKEND=jax or torch"):
+        distribution.initialize()
+
+
+def test_batch_that_devices_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(distribution, "initialize", lambda: distribution.Devices(3))
+    with pytest.raises(command_line.SetupError, match="Received: batch_size=16"):
+        distill.distill(several_devices.make_config(), None, distribute=True)
+
+
+def test_prepare_needs_a_compiled_model():
+    model = build_cnn()
+    assert distribution.Devices().prepare(model) is model
+    if BACKEND == "torch":
+        with pytest.raises(ValueError, match="Compile the model"):
+            make_processes(2)[0].prepare(model)
+
+
+def test_timeout_is_checked():
+    with pytest.raises(ValueError, match="timeout"):
+        distribution.initialize(timeout=-1)
