@@ -38,14 +38,22 @@ def setup_devices(config):
         tf.config.experimental.set_memory_growth(gpu, True)
     if config.deterministic:
         _make_deterministic(backend)
-    if backend == "jax":
+    return name_device()
+
+
+def name_device():
+    """Return the name of the device that the backend takes by itself; "cpu" if that is none."""
+    if keras.backend.backend() == "jax":
         import jax
 
         return str(jax.devices()[0].device_kind)
-    if backend == "torch":
+    if keras.backend.backend() == "torch":
         import torch
 
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
 
 
