@@ -200,7 +200,8 @@ def take_turns(requests, title):
                 ready.append(program)
         for program in ready:
             program.warm_up()
-            report_progress(f"{title}: {program.name} has compiled")
+            name = " ".join([program.name, *program.changes.values()])
+            report_progress(f"{title}: {name} has compiled")
         for index in range(FLAGS.rounds):
             before = time.perf_counter()
             # There and back, so that a drift of the machine's speed favours no program.
@@ -257,7 +258,8 @@ def serve(name):
         run = module.build(name, FLAGS)
     except Exception as error:  # whatever it is, the other programs go on
         traceback.print_exc()
-        answer(error=f"{type(error).__name__}: {error}")
+        line = str(error).partition("\n")[0]  # its log has all of it
+        answer(error=f"{type(error).__name__}: {line}")
         return
     answer(versions=module.describe_versions(), memory=measure_memory())
     for line in sys.stdin:
