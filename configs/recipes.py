@@ -142,6 +142,10 @@ class Experiments:
             "method": method,
             "teacher": f"{self.family}/{teacher}",
             "teacher_checkpoint": f"teachers/{self.name}/{teacher}.keras",
+            "fold_teacher": True,
+            "teacher_dtype": None,
+            # Folder for the teacher's cells: they are computed once. Needs augment=False.
+            "teacher_cache": None,
             "scales": pair["scales"] if decoupled else (1,),
             "consistent_weight": 1.0,
             "complementary_weight": 2.0,
@@ -220,9 +224,10 @@ def _to_config(values, smoke):
                 values[role] = f"{family}/{_SMALL.get(name, name)}"
         if "teacher_checkpoint" in values:
             values["teacher_checkpoint"] = ""  # a teacher of random weights
-    optional = {"num_examples": int, "data_dir": str}
+    optional = {"num_examples": int, "data_dir": str, "teacher_dtype": str, "teacher_cache": str}
     optional |= {"paper_accuracy": float, "paper_top5_accuracy": float}
-    for key, kind in optional.items():  # typed, so that flags can set them
+    for key in optional.keys() & values.keys():  # typed, so that flags can set them
+        kind = optional[key]
         reference = config_dict.placeholder(kind)
         reference.set(values[key])
         values[key] = reference

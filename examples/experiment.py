@@ -97,7 +97,11 @@ def load_data(config):
         "image_size": config.image_size,
         "data_dir": config.data_dir,
     }
-    train_options = {"augment": config.augment, "num_examples": config.num_examples}
+    train_options = {
+        "augment": config.augment,
+        "num_examples": config.num_examples,
+        "with_ids": has_cache(config),
+    }
     if config.smoke:
         options["num_examples"] = config.num_examples
     try:
@@ -161,6 +165,8 @@ def build_distiller(config, teacher, student, steps_per_epoch):
         student_loss_weight=config.student_loss_weight,
         distillation_weight=config.distillation_weight,
         warmup_steps=config.warmup_epochs * steps_per_epoch,
+        fold_teacher=config.fold_teacher,
+        teacher_dtype=config.teacher_dtype or None,
     )
 
 
@@ -221,6 +227,8 @@ def train(config, workdir, devices, build_model):
             jit_compile=choose_jit_compile(config),
             steps_per_execution=config.steps_per_execution,
         )
+        if has_cache(config):
+            train_data = attach_cache(config, model, train_data, devices)
     except (LookupError, ValueError) as error:
         raise SetupError(error) from error
     callbacks, verbose = [data.FollowEpochs(train_data)], 0
@@ -244,6 +252,25 @@ def train(config, workdir, devices, build_model):
     result = records.write_result(workdir, config, network.count_params())
     records.remove_state(workdir)
     return result
+
+
+def has_cache(config):
+    """Whether the teacher's cells are computed once and kept."""
+    return config.method != "ce" and bool(config.teacher_cache)
+
+
+def attach_cache(config, distiller, train_data, devices):
+    """Return the training data with the teacher's cells, computed at the first use of the folder.
+
+    Raises:
+        SetupError: if several processes would have to write them.
+    """
+    if devices.num_processes > 1:
+        raise SetupError(
+            "A cache is made by one process; train without --distribute, or without a cache. "
+            f"Received: teacher_cache={config.teacher_cache!r}"
+        )
+    return keras_sdd.cache_teacher(distiller, train_data, config.teacher_cache)
 
 
 def start_records(config, workdir, devices):

@@ -28,7 +28,7 @@ import time
 import keras
 
 # Keys of a config that say where data lie, not what runs.
-PLACES = ("data_dir",)
+PLACES = ("data_dir", "teacher_cache")
 _PACKAGES = ("keras", "numpy", "tensorflow", "jax", "torch", "tensorflow-datasets")
 _STATE = re.compile(r"epoch_(\d+)\.weights\.h5")
 

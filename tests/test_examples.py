@@ -307,6 +307,23 @@ def test_killed_run_ends_as_an_unbroken_one(tiny, tmp_path, monkeypatch, method,
     assert len(records.read_log(tmp_path / "broken")) == result["epochs"] == 3
 
 
+def test_cached_teacher_gives_the_same_run(tiny, tmp_path):
+    changes = THREE_EPOCHS | {"augment": False}
+    live = smoke_config(f"{PAIR},sd_kd", **changes)
+    cached = smoke_config(f"{PAIR},sd_kd", **changes, teacher_cache=str(tmp_path / "cells"))
+    distill.distill(live, tmp_path / "live")
+    distill.distill(cached, tmp_path / "cached")
+    rows = [records.read_log(tmp_path / name) for name in ("live", "cached")]
+    for expected, actual in zip(*rows, strict=True):
+        assert actual["distillation_loss"] == pytest.approx(expected["distillation_loss"], 1e-4)
+
+
+def test_cache_of_augmented_images_is_explained(tiny, tmp_path):
+    config = smoke_config(f"{PAIR},sd_kd", teacher_cache=str(tmp_path / "cells"))
+    with pytest.raises(command_line.SetupError, match="augmented at random"):
+        distill.distill(config, tmp_path / "run")
+
+
 def test_seed_decides_the_run(tiny, tmp_path):
     weights = {}
     for name, seed in (("first", 1), ("same", 1), ("other", 2)):

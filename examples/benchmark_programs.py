@@ -1,0 +1,176 @@
+"""The Keras programs that `benchmark.py` times, each in a process of its own.
+
+`build(name, options)` returns a function that takes a number of steps and returns the seconds from
+the first batch on hand to all results ready. Steps of training are those of `fit`: that is what
+users run, and `train_on_batch` is not the same (on JAX it unpacks and packs the whole state every
+time). `fit` hands out steps without waiting for their results, and only the end of the burst waits;
+therefore a burst is timed as a whole.
+"""
+
+import itertools
+import time
+import types
+
+import experiment
+import keras
+import numpy as np
+import records
+
+import keras_sdd
+
+# The weights of KD's two terms and DKD's beta are those of the paper's recipe for CIFAR-100.
+_KD = {"student_loss_weight": 0.1, "distillation_weight": 0.9}
+# Program: distillation loss, scales (None for those of the flag), weights.
+DISTILLERS = {
+    "kd": (keras_sdd.losses.KD(temperature=4.0), (1,), _KD),
+    "sd_kd_12": (keras_sdd.losses.KD(temperature=4.0), (1, 2), _KD),
+    "sd_kd": (keras_sdd.losses.KD(temperature=4.0), None, _KD),
+    "sd_dkd": (keras_sdd.losses.DKD(beta=8.0, temperature=4.0), None, {}),
+    "sd_nkd": (keras_sdd.losses.NKD(), None, {}),
+    "sd_kd_cached": (keras_sdd.losses.KD(temperature=4.0), None, _KD),
+}
+
+
+class _FirstBatch(keras.callbacks.Callback):
+    """Notes when the first batch is on hand.
+
+    It has no `on_train_batch_end`: Keras would wait for the results of every step to call it.
+    """
+
+    time = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.time = self.time or time.perf_counter()
+
+    on_predict_batch_begin = on_train_batch_begin
+
+
+def build(name, options):
+    """Build a program.
+
+    Args:
+        name: key of `DISTILLERS`, or one of "keras_kd", "supervised", "teacher", "folded_teacher",
+            or "data:NAME", which reads batches of a data set.
+        options: the flags of `benchmark.py`.
+
+    Returns:
+        Function from a number of steps to seconds.
+
+    Raises:
+        FileNotFoundError: if the data set is not prepared.
+    """
+    if name.startswith("data:"):
+        return _build_pipeline(name.removeprefix("data:"), options)
+    teacher, student = build_pair(options)
+    if name in ("teacher", "folded_teacher"):
+        return _build_forward(teacher, options, fold=name == "folded_teacher")
+    images, labels = batch = make_batch(options)
+    if name == "supervised":
+        model = student
+    elif name == "keras_kd":
+        model = _build_keras_distiller(teacher, student)
+    else:
+        model = build_distiller(name, teacher, student, options)
+    if name == "sd_kd_cached":
+        batch = images, {"labels": labels, "teacher_cells": model.compute_teacher_cells(images)}
+    _compile(
+        model,
+        # As the recipe of the paper's authors has it.
+        optimizer=keras_sdd.optimizers.SGD(
+            0.05, momentum=0.9, weight_decay=5e-4, global_clipnorm=40.0
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return lambda steps: _time(model.fit, batch, steps, shuffle=False)
+
+
+def build_pair(options):
+    """Build teacher and student, with random weights."""
+    keras.utils.set_random_seed(0)
+    shape = (options.image_size, options.image_size, 3)
+    return [
+        keras_sdd.models.build(f"cifar100/{name}", options.num_classes, shape)
+        for name in options.pair
+    ]
+
+
+def build_distiller(name, teacher, student, options):
+    """Build the distiller of a key of `DISTILLERS`."""
+    loss, scales, weights = DISTILLERS[name]
+    scales = scales or tuple(map(int, options.scales))
+    return keras_sdd.SDDDistiller(teacher, student, loss, scales=scales, **weights)
+
+
+def _build_keras_distiller(teacher, student):
+    # Its default loss is another one, which is not KD.
+    loss = keras.distillation.LogitsDistillation(temperature=4.0, loss=keras.losses.KLDivergence())
+    return keras.distillation.Distiller(teacher, student, loss, student_loss_weight=0.1)
+
+
+def _build_forward(teacher, options, fold):
+    if fold:
+        teacher = keras_sdd.fold_batch_norm(teacher)
+    _compile(teacher)
+    images, _ = make_batch(options)
+    return lambda steps: _time(teacher.predict, (images,), steps)
+
+
+def _build_pipeline(name, options):
+    """Batches of a training set as its recipe augments them; epochs follow each other."""
+    dataset = keras_sdd.data.load(
+        name, "train", options.batch_size, data_dir=options.data_dir, drop_remainder=True
+    )
+    batches = iter(dataset.repeat())
+
+    def read(steps):
+        started = time.perf_counter()
+        for _ in itertools.islice(batches, steps):
+            pass
+        return time.perf_counter() - started
+
+    return read
+
+
+def make_batch(options):
+    """Make a random batch: images, labels."""
+    random = np.random.default_rng(0)
+    shape = (options.batch_size, options.image_size, options.image_size, 3)
+    labels = random.integers(options.num_classes, size=options.batch_size)
+    return random.standard_normal(shape, "float32"), labels
+
+
+def _compile(model, **options):
+    """Compile as the trainers of the examples do."""
+    config = types.SimpleNamespace(jit_compile="auto")
+    chosen = experiment.choose_jit_compile(config)
+    model.compile(jit_compile=chosen, **options)
+
+
+def _time(method, batch, steps, **options):
+    """Return the seconds that `fit` or `predict` takes for a batch that comes `steps` times."""
+    first_batch = _FirstBatch()
+    data = keras.tree.map_structure(lambda array: np.concatenate([array] * steps), batch)
+    # The logs of fit and the outputs of predict are numbers: who has them has waited for them.
+    method(*data, batch_size=len(batch[0]), verbose=0, callbacks=[first_batch], **options)
+    return time.perf_counter() - first_batch.time
+
+
+def describe_versions():
+    """Return what the program runs on."""
+    return records.describe_versions(experiment.describe_device())
+
+
+def measure_gpu_memory():
+    """Return the peak of the memory in use on the GPU in bytes, or None without one."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
