@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import logging as standard_logging
 import pathlib
 import re
 import sys
@@ -37,6 +38,7 @@ def _call_main(main, argv):
     if argv[1:]:
         sys.exit(f"Expected flags only, --name=value. Received: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
+    standard_logging.getLogger("keras_sdd").setLevel("INFO")  # what it does with the teacher
     try:
         main(read_config())
     except SetupError as error:

@@ -32,7 +32,7 @@ _FILES = {
 }
 # Keys that may differ from the cell's config: they say where, with what seed and how fast to run.
 _FREE = {"seed", "data_dir", "teacher_checkpoint", "eval_batch_size", "deterministic"}
-_FREE |= {"steps_per_execution", "jit_compile"}
+_FREE |= {"steps_per_execution", "jit_compile", "fold_teacher", "teacher_cache"}
 
 
 def list_cells(table, reading="official"):

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 import reference
-from classifiers import copy_weights
+from backends import BACKEND
+from classifiers import build_cnn, copy_weights, draw_data
 from keras import layers
 
 from keras_sdd import SDDDistiller
@@ -52,3 +53,34 @@ def test_steps_equal_a_hand_written_run(loss, formula):
     np.testing.assert_allclose(terms, expected, rtol=1e-4)
     for actual, exact in zip(copy_weights(student), by_hand[1].weights, strict=True):
         np.testing.assert_allclose(actual.reshape(exact.shape), exact, rtol=1e-4, atol=1e-5)
+
+
+class CountTraces(keras.callbacks.Callback):
+    """How often the step's Python has run by the end of each epoch."""
+
+    def __init__(self, distiller):
+        super().__init__()
+        self.traces, self.at_end = 0, []
+        compute_loss = distiller.compute_loss
+
+        def count(*args, **kwargs):
+            self.traces += 1
+            return compute_loss(*args, **kwargs)
+
+        distiller.compute_loss = count
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.at_end.append(self.traces)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch runs the step's Python every time")
+def test_a_step_is_compiled_once_for_each_shape():
+    x, y = draw_data(20)  # batches of 8, 8 and 4
+    distiller = SDDDistiller(build_cnn(), build_cnn(), warmup_steps=4)
+    distiller.compile("sgd", jit_compile=BACKEND == "jax")
+    counter = CountTraces(distiller)
+    distiller.fit(x, y, 8, epochs=3, callbacks=[counter], verbose=0)
+    distiller.fit(x, y, 8, epochs=2, callbacks=[counter], verbose=0)
+    assert counter.traces == counter.at_end[0]  # the first epoch had all shapes
+    # Keras looks at shapes once; TensorFlow traces once more to find the last batch's.
+    assert counter.traces <= 3
