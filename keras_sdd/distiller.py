@@ -292,6 +292,11 @@ class SDDDistiller(keras.Model):
     def non_trainable_weights(self):
         return _without(self.weights, self.trainable_weights)
 
+    def zero_grad(self, set_to_none=True):
+        """Forget the gradients of PyTorch; Keras would look for some in the teacher every step."""
+        for variable in self.trainable_variables:
+            variable.value.grad = None
+
     # Keras saves no state of random layers; a run with dropout resumes exactly only with it.
 
     def _saved_state(self):

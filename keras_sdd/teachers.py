@@ -111,7 +111,8 @@ class InferenceCopy:
         for copy, layer, fold in self._sources:
             if fold is not None:
                 for variable, value in zip(copy.weights, _fold_values(layer, fold), strict=True):
-                    variable.assign(value.astype("float32"))
+                    wide = "float64" if variable.dtype == "float64" else "float32"
+                    variable.assign(value.astype(wide))
                 continue
             if len(copy.weights) != len(layer.weights):
                 raise ValueError(
