@@ -160,6 +160,8 @@ def test_subclassed_model_is_refused():
 
 @pytest.mark.parametrize("name", ["resnet8x4", "mobilenet_v2", "wrn_16_2"])
 def test_networks_of_the_zoo(name):
+    if BACKEND == "jax" and name != "resnet8x4":
+        pytest.skip("JAX compiles every operation, for what the other backends test as well")
     model = build_filled(f"cifar100/{name}")
     folded = fold_batch_norm(model)
     assert count_norms(folded) < count_norms(model)
