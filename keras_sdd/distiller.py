@@ -128,6 +128,7 @@ class SDDDistiller(keras.Model):
             teacher=keras.Model(teacher.input, teacher.output["cells"]),
             student=student,
             teacher_copy=copy,
+            is_stale=False,  # whether weights were loaded that the copy does not have
         )
 
     def call(self, inputs, training=False):
@@ -168,7 +169,7 @@ class SDDDistiller(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Train the student, as `keras.Model.fit` does; labels in an array are checked first."""
-        self.refresh_teacher()  # weights may have been loaded since it was folded
+        self.refresh_teacher()  # the teacher itself may have been trained or loaded
         if isinstance(y, np.ndarray):
             num_classes = class_logits(self.student).shape[-1]
             indices = ops.convert_to_numpy(class_indices(ops.convert_to_tensor(y), num_classes))
@@ -182,9 +183,20 @@ class SDDDistiller(keras.Model):
         return super().fit(x, y, *args, **kwargs)
 
     def refresh_teacher(self):
-        """Compute the folded teacher from the teacher's weights of now, as `fit` begins with."""
+        """Compute the folded teacher from the teacher's weights of now.
+
+        `fit` begins with it, and so does the first step after `compile` or after loading weights
+        into the distiller. It is for `train_on_batch` with a teacher that was changed by hand.
+        """
+        self._networks.is_stale = False
         if self._networks.teacher_copy:
             self._networks.teacher_copy.refresh()
+
+    def make_train_function(self, force=False):
+        """Keras's, which `train_on_batch` calls in every step and `fit` once."""
+        if self.train_function is None or self._networks.is_stale:
+            self.refresh_teacher()
+        return super().make_train_function(force)
 
     @property
     def teacher_cells_shape(self):
@@ -193,6 +205,8 @@ class SDDDistiller(keras.Model):
 
     def compute_teacher_cells(self, x):
         """The teacher's cells as in training: NumPy float32 (B, N, K) for a batch `x`."""
+        if self._networks.is_stale:
+            self.refresh_teacher()
         cells = self._networks.teacher.predict_on_batch(x)
         return np.asarray(ops.convert_to_numpy(cells), "float32")
 
@@ -311,6 +325,7 @@ class SDDDistiller(keras.Model):
     def load_own_variables(self, store):
         for name, variable in self._saved_state().items():
             variable.assign(store[name])
+        self._networks.is_stale = True  # the teacher's weights come with these
 
     def get_config(self):
         loss = self.scale_decoupled_loss

@@ -87,8 +87,6 @@ distiller_dict = {"SDD_KD": Distiller}
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """Standard output and folder of a smoke run, a stand-in in the place of the authors' code."""
-    if BACKEND == "jax":
-        pytest.skip("its programs are tested below, and the rest does not depend on the backend")
     folder = tmp_path_factory.mktemp("benchmark")
     for name, text in STAND_IN.items():
         path = folder / "code" / "mdistiller" / name

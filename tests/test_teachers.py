@@ -160,8 +160,6 @@ def test_subclassed_model_is_refused():
 
 @pytest.mark.parametrize("name", ["resnet8x4", "mobilenet_v2", "wrn_16_2"])
 def test_networks_of_the_zoo(name):
-    if BACKEND == "jax" and name != "resnet8x4":
-        pytest.skip("JAX compiles every operation, for what the other backends test as well")
     model = build_filled(f"cifar100/{name}")
     folded = fold_batch_norm(model)
     assert count_norms(folded) < count_norms(model)
@@ -203,6 +201,38 @@ def test_weights_loaded_later_are_folded(tmp_path):
     (loss,) = loaded.fit(X, Y, 24, shuffle=False, verbose=0).history["distillation_loss"]
     (same,) = trained.fit(X, Y, 24, shuffle=False, verbose=0).history["distillation_loss"]
     np.testing.assert_allclose(loss, same, rtol=1e-5)
+
+
+def test_loaded_teacher_is_folded_before_single_steps(tmp_path):
+    trained, _ = train(build_teacher())
+    trained.save(tmp_path / "distiller.keras")
+    cells = trained.compute_teacher_cells(X)
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    np.testing.assert_allclose(loaded.compute_teacher_cells(X), cells, rtol=1e-4, atol=1e-5)
+    again = keras.saving.load_model(tmp_path / "distiller.keras")
+    losses = [x.train_on_batch(X, Y, return_dict=True) for x in (trained, again)]
+    assert losses[1]["distillation_loss"] == pytest.approx(losses[0]["distillation_loss"], 1e-5)
+
+
+def test_layer_that_cannot_be_called_again_leaves_the_teacher(caplog):
+    class Once(layers.Layer):
+        is_used = False
+
+        def call(self, x):
+            return x
+
+        def compute_output_spec(self, x):
+            if self.is_used:
+                raise KeyError("called again")
+            self.is_used = True
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    inputs = keras.Input((16, 16, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3)(inputs))
+    x = layers.GlobalAveragePooling2D()(Once()(x))
+    teacher = keras.Model(inputs, layers.Dense(classifiers.NUM_CLASSES)(x))
+    distiller = SDDDistiller(teacher, classifiers.build_cnn())
+    assert distiller._networks.teacher_copy is None and "used as given" in caplog.text
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 0.03), ("float16", 0.005)])

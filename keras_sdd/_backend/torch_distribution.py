@@ -54,6 +54,7 @@ def prepare(model):
         optimizer.build(model.trainable_variables)
     for variable in (*model.variables, *optimizer.variables):
         distributed.broadcast(variable.value.data, src=0)
+    trained = getattr(model, "student", model)  # a distiller's teacher is the same everywhere
     forward, get_result, eval_ = model.call, model.get_metrics_result, model.eval
     # DDP's gradient hooks average over processes as soon as a bucket of gradients is there.
     parallel = DistributedDataParallel(_Forward(forward, model.trainable_variables))
@@ -74,9 +75,9 @@ def prepare(model):
 
     def eval():
         # Batch norms see their own process's images; a moving average of means is their mean.
-        for variable in model.non_trainable_variables if model.training else ():
-            if variable.value.is_floating_point():
-                _all_reduce([variable.value.data], mean=True)
+        if model.training:
+            values = [v.value.data for v in trained.non_trainable_variables]
+            _all_reduce([x for x in values if x.is_floating_point()], mean=True)
         return eval_()
 
     model.call, model.get_metrics_result, model.eval = call, get_metrics_result, eval

@@ -58,7 +58,7 @@ class CellStore:
             hint = 'use dtype="float32"' if self.dtype == np.float16 else "look at its weights"
             raise ValueError(
                 f"The teacher's cells are not finite in {self.dtype}; {hint}. Received: samples "
-                f"{_name(samples)}"
+                f"{int(samples[0])} and others"
             )
         for sample, image, row in zip(samples, images, cells, strict=True):
             if sample not in self:
@@ -191,7 +191,3 @@ def attach_cells(dataset, store):
 
 def _checksum(array):
     return zlib.crc32(np.ascontiguousarray(array).data)
-
-
-def _name(samples):
-    return f"{int(samples[0])} and others"

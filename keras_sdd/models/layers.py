@@ -57,7 +57,7 @@ class BatchNorm(layers.BatchNormalization):
 
     def _normalize(self, inputs):
         """Outputs and statistics from a kernel of the backend's, or None if it has none."""
-        if self.gamma is None or self.beta is None:
+        if self.gamma is None or self.beta is None or self.compute_dtype == "float64":
             return None
         gamma, beta = (ops.cast(x, "float32") for x in (self.gamma, self.beta))
         fused = batch_norm(ops.cast(inputs, "float32"), self.axis, gamma, beta, self.epsilon)
