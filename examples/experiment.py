@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import tempfile
 
 import keras
 import records
@@ -235,6 +236,9 @@ def train(config, workdir, devices, build_model):
     if devices.is_main:
         callbacks += start_records(config, workdir, devices)
         verbose = 1 if sys.stdout.isatty() else 2  # a log file cannot redraw a line
+    else:  # saving takes all processes
+        elsewhere = tempfile.TemporaryDirectory()
+        callbacks.append(records.SaveState(elsewhere.name))
     records.restore_state(model, workdir)
     initial_epoch = records.count_finished_epochs(workdir)
     devices.prepare(model)  # from here on, nobody is far ahead of the others

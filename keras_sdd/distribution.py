@@ -10,6 +10,9 @@ size of the data set is that of all devices together, so the number of devices d
 is trained, up to rounding and to two layers: batch norms normalize with the statistics of the
 images that one device sees, except on JAX, where they see the whole batch; and dropout draws other
 masks.
+
+One process writes the files. With several on TensorFlow or JAX, though, all must save a compiled
+model, the others to a folder of no consequence: Keras makes variables when it saves an optimizer.
 """
 
 import dataclasses
@@ -28,15 +31,17 @@ class Devices:
 
     Attributes:
         num_devices: of all processes.
-        num_processes: PyTorch has one for every device, JAX for every host, TensorFlow one.
+        num_processes: PyTorch has one for every device, JAX and TensorFlow for every host.
         rank: number of this process, from 0.
         equal_parts: whether every batch must divide evenly, as on JAX.
+        splits_batches: whether the engine divides batches among processes, as TensorFlow's does.
     """
 
     num_devices: int = 1
     num_processes: int = 1
     rank: int = 0
     equal_parts: bool = False
+    splits_batches: bool = False
 
     @property
     def is_main(self):
@@ -44,33 +49,36 @@ class Devices:
         return self.rank == 0
 
     def prepare(self, model):
-        """Make the processes train `model` together; to be called after `compile`.
+        """Make the devices train `model` together; to be called after every `compile`.
 
         On PyTorch it copies the weights and the optimizer's state of the main process to all, has
         `DistributedDataParallel` average gradients, sums metrics over processes, so that all log
-        the same, and averages moving statistics at the end of an epoch. All processes must then
-        `fit` and `evaluate` it together. On TensorFlow and JAX, and without `initialize`, it does
-        nothing.
+        the same, and averages moving statistics at the end of an epoch. On TensorFlow it does the
+        last, sums gradients before they are clipped, and lets Keras's trainer run under several
+        workers. On JAX, and with one device, it does nothing. All processes must `fit` and
+        `evaluate` the model together.
 
         Args:
-            model: compiled Keras model, an `SDDDistiller` or any other. Compiling it anew with
-                other trainable layers needs a new model.
+            model: built and compiled Keras model, an `SDDDistiller` or any other.
 
         Returns:
             The same model.
 
         Raises:
-            ValueError: if the model is not compiled.
+            ValueError: if the model is not built and compiled.
         """
-        if self.num_processes > 1:
-            _import_engine().prepare(model)
+        if self.num_devices == 1:
+            return model
+        if getattr(model, "optimizer", None) is None or not model.built:
+            raise ValueError(f"Build and compile the model before prepare. Received: {model!r}")
+        _import_engine().prepare(model)
         return model
 
     def shard(self, dataset, drop_remainder=False):
         """Return the data set of this process: its part of every batch, in every process as many.
 
-        Every process prepares whole batches and keeps its part, so all need the same data in the
-        same order, as `keras_sdd.data.load` gives them.
+        Every process prepares whole batches and trains with its part, so all need the same data
+        in the same order, as `keras_sdd.data.load` gives them.
 
         Args:
             dataset: `tf.data.Dataset` of batches for all devices together.
@@ -87,23 +95,27 @@ class Devices:
         """
         if self.num_devices == 1:
             return dataset
+        num_parts, part = (1, 0) if self.splits_batches else (self.num_processes, self.rank)
         return keep_part(
-            dataset, self.num_devices, self.num_processes, self.rank, drop_remainder,
-            self.equal_parts,
-        )  # fmt: skip
+            dataset, self.num_devices, num_parts, part, drop_remainder, self.equal_parts
+        )
 
 
 def initialize(timeout=600.0):
     """Set up all devices for the model that is built next; to be called before all else.
 
-    TensorFlow: `tf.distribute.MirroredStrategy` over the GPUs of this machine, or its logical CPUs.
+    TensorFlow: `tf.distribute.MirroredStrategy` over the GPUs of this machine, or its logical CPUs;
+    with the environment variable `TF_CONFIG`, `MultiWorkerMirroredStrategy` over the workers that
+    it names, each started with its own.
     JAX: `keras.distribution.DataParallel` over all devices; on several hosts, with the environment
     variables of `keras.distribution.initialize` (`KERAS_DISTRIBUTION_JOB_ADDRESSES`,
     `_NUM_PROCESSES`, `_PROCESS_ID`) and the same `keras.utils.set_random_seed` on all. PyTorch:
     the processes that `torchrun` started, one a GPU, or several on the CPU.
 
     Args:
-        timeout: seconds after which PyTorch gives up waiting for another process, with an error.
+        timeout: seconds after which TensorFlow and PyTorch stop waiting for another process, and
+            raise an error. JAX notices a dead process after about 100 seconds, and one that hangs
+            not at all.
 
     Returns:
         `Devices`.

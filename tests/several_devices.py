@@ -4,11 +4,15 @@
 trainers end early; both for `test_distribution.py`.
 """
 
+import contextlib
+import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import keras
@@ -20,38 +24,46 @@ from keras_sdd.losses import CrossEntropy
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 BACKEND = keras.backend.backend()
+RANKS = (0, 1)
 # JAX evaluates batches that divide evenly; elsewhere the last one is odd.
 TRAIN, TEST = 24, 16 if BACKEND == "jax" else 21
+TRAINED, TESTED = slice(TRAIN), slice(TRAIN, None)
 X, Y = draw_data(TRAIN + TEST)
+CLIPNORM = 0.7  # of gradients between 0.5 and 1.1
 
 
-def make_data(part, batch_size=8):
+def make_data(part, batch_size=8, images=X):
     import tensorflow as tf
 
-    return tf.data.Dataset.from_tensor_slices((X[part], Y[part])).batch(batch_size)
+    return tf.data.Dataset.from_tensor_slices((images[part], Y[part])).batch(batch_size)
 
 
-def fit(devices, model, epochs=2):
-    """Train and return what was logged and the weights."""
-    optimizer = optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3)
+def fit(devices, model, images=X, epochs=2):
+    """Train and return what was logged; gradients are clipped in some of the steps."""
+    optimizer = optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3, global_clipnorm=CLIPNORM)
     model.compile(optimizer, CrossEntropy(), metrics=["accuracy"], jit_compile=BACKEND == "jax")
     devices.prepare(model)
-    train = devices.shard(make_data(slice(TRAIN)), drop_remainder=True)
-    test = devices.shard(make_data(slice(TRAIN, None)))
+    train = devices.shard(make_data(TRAINED, images=images), drop_remainder=True)
+    test = devices.shard(make_data(TESTED))
     options = {"validation_data": test, "shuffle": False, "verbose": 0}
     return model.fit(train, epochs=epochs, **options).history
 
 
-def distil(devices, policy="float32", **options):
+def set_seed(seed, devices):
+    """Seed the generators; but for JAX, the main process's weights count."""
+    keras.utils.set_random_seed(seed + (0 if BACKEND == "jax" else devices.rank))
+
+
+def distil(devices, policy="float32", images=X, **options):
     """Distil for two epochs; the teacher is in float32."""
-    keras.utils.set_random_seed(3 + devices.rank)  # PyTorch: the main process's weights count
+    set_seed(3, devices)
     teacher = spread_predictions(build_cnn(8, "teacher"))
     keras.config.set_dtype_policy(policy)
     student = build_cnn(4, "student", **options)
     keras.config.set_dtype_policy("float32")
     distiller = SDDDistiller(teacher, student, warmup_steps=6)
     before = copy_weights(teacher)
-    result = pack(fit(devices, distiller), student)
+    result = pack(fit(devices, distiller, images), student)
     if not devices.rank:
         for weights, expected in zip(copy_weights(teacher), before, strict=True):
             np.testing.assert_array_equal(weights, expected)
@@ -59,7 +71,7 @@ def distil(devices, policy="float32", **options):
 
 
 def train_with_labels(devices):
-    keras.utils.set_random_seed(5 + devices.rank)
+    set_seed(5, devices)
     model = build_cnn(4, batch_norm=False)
     return pack(fit(devices, model), model)
 
@@ -71,11 +83,14 @@ def pack(history, model):
 
 def run_cases(devices):
     regularizer = keras.regularizers.L2(0.1)
+    too_large = X.copy()
+    too_large[5] = 1e6  # an infinity in float16, on the second device
     return {
         "distilled": distil(devices, batch_norm=False, kernel_regularizer=regularizer),
         "labels only": train_with_labels(devices),
         "batch norm": distil(devices),
         "mixed_float16": distil(devices, "mixed_float16", batch_norm=False),
+        "overflow": distil(devices, "mixed_float16", too_large, batch_norm=False),
     }
 
 
@@ -124,14 +139,20 @@ def fail(workdir, how):
     sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
     import distill
 
-    initialize, experiment = distribution.initialize, distill.experiment
-    distribution.initialize = lambda: initialize(timeout=5 if how == "hang" else 60)
+    initialize, experiment, fit = distribution.initialize, distill.experiment, keras.Model.fit
     experiment.models.build = build_tiny
-    if int(os.environ.get("RANK", "1")):  # the last process of two, or the only one
-        fit = keras.Model.fit
-        keras.Model.fit = lambda *args, callbacks, **options: fit(
-            *args, callbacks=[*callbacks, Fail(how)], **options
-        )
+
+    def start():
+        devices = initialize(timeout=5 if how == "hang" else 60)
+
+        def fit_and_fail(*args, callbacks, **options):
+            return fit(*args, callbacks=[*callbacks, Fail(how)], **options)
+
+        if devices.rank == devices.num_processes - 1:  # the last process, or the only one
+            keras.Model.fit = fit_and_fail
+        return devices
+
+    distribution.initialize = start
     distill.distill(make_config(), pathlib.Path(workdir), distribute=True)
 
 
@@ -144,32 +165,76 @@ def split_cpu():
 
 
 def run_on_two_devices(*arguments, timeout=300):
-    """Run this file on two devices; return its exit status and output."""
+    """Run this file on two devices of a machine; return its exit status and output."""
+    launcher, settings = [], {}
+    if BACKEND == "jax":
+        settings["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    if BACKEND == "torch":
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    (result,) = _run([settings], launcher, arguments, timeout)
+    return result
+
+
+def run_on_two_hosts(*arguments, timeout=300):
+    """Run this file in two processes, as on two machines; return exit status and output of each."""
+    ports = _find_ports(2)
+    workers = [f"localhost:{port}" for port in ports]
+    if BACKEND == "tensorflow":
+        clusters = [
+            {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+            for rank in RANKS
+        ]
+        settings = [{"TF_CONFIG": json.dumps(cluster)} for cluster in clusters]
+    else:
+        common = {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": workers[0],
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+        }
+        settings = [common | {"KERAS_DISTRIBUTION_PROCESS_ID": str(rank)} for rank in RANKS]
+    return _run(settings, [], arguments, timeout)
+
+
+def _run(settings, launcher, arguments, timeout):
+    """Run this file once for each dict of environment variables, all at the same time."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(REPOSITORY)
-    command = [sys.executable, __file__, *map(str, arguments)]
-    if BACKEND == "jax":
-        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    if BACKEND == "torch":
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return process.returncode, output
+    command = [sys.executable, *launcher, __file__, *map(str, arguments)]
+    processes, end = [], time.monotonic() + timeout
+    with contextlib.ExitStack() as stack:
+        for added in settings:
+            output = stack.enter_context(tempfile.TemporaryFile("w+"))
+            process = subprocess.Popen(
+                command,
+                env=environment | added,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            stack.callback(_kill, process)
+            processes.append((process, output))
+        results = []
+        for process, output in processes:
+            status = process.wait(max(end - time.monotonic(), 0.1))
+            output.seek(0)
+            results.append((status, output.read()))
+    return results
+
+
+def _kill(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _find_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for x in sockets:
+            x.bind(("localhost", 0))
+        return [x.getsockname()[1] for x in sockets]
 
 
 if __name__ == "__main__":
-    if BACKEND == "tensorflow":
+    if BACKEND == "tensorflow" and "TF_CONFIG" not in os.environ:
         split_cpu()
     {"compare": compare, "fail": fail}[sys.argv[1]](*sys.argv[2:])

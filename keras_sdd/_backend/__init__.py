@@ -16,6 +16,7 @@ values; or None where the backend has no such kernel.
 """
 
 import importlib
+import types
 
 import keras
 
@@ -23,3 +24,8 @@ _module = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}
 run_teacher = _module.run_teacher
 batch_norm = _module.batch_norm
 count_replicas = _module.count_replicas
+
+
+def bind(instance, name):
+    """A method as the class has it, so that what is put in its place can be put there twice."""
+    return types.MethodType(getattr(type(instance), name), instance)

@@ -9,6 +9,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from keras_sdd._backend import bind
+
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -47,15 +49,13 @@ def prepare(model):
     saves and its layers stay what they are. What Keras's trainer calls is enough: `call` for a
     forward pass, `get_metrics_result` after every step, `eval` after every epoch.
     """
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        raise ValueError(f"Compile the model before prepare. Received: model={model!r}")
+    optimizer = model.optimizer
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
     for variable in (*model.variables, *optimizer.variables):
         distributed.broadcast(variable.value.data, src=0)
     trained = getattr(model, "student", model)  # a distiller's teacher is the same everywhere
-    forward, get_result, eval_ = model.call, model.get_metrics_result, model.eval
+    forward, get_result, eval_ = (bind(model, x) for x in ("call", "get_metrics_result", "eval"))
     # DDP's gradient hooks average over processes as soon as a bucket of gradients is there.
     parallel = DistributedDataParallel(_Forward(forward, model.trainable_variables))
 

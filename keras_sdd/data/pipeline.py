@@ -155,7 +155,11 @@ def keep_part(dataset, num_devices, num_parts, part, drop_remainder, equal_parts
         batch = tf.nest.map_structure(lambda x: x[start:end], batch)
         return batch if len(batch) > 1 else batch[0]
 
+    options = tf.data.Options()  # for TensorFlow's workers: each takes its part of every batch
+    policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.experimental_distribute.auto_shard_policy = policy
     result = dataset.map(keep, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    result = result.with_options(options)
     if hasattr(dataset, "epoch_counter"):
         result.epoch_counter = dataset.epoch_counter
     return result
