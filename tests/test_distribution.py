@@ -242,9 +242,8 @@ def test_batch_that_devices_cannot_share_is_refused(monkeypatch):
 def test_prepare_needs_a_compiled_model():
     model = build_cnn()
     assert distribution.Devices().prepare(model) is model
-    if BACKEND == "torch":
-        with pytest.raises(ValueError, match="Compile the model"):
-            make_processes(2)[0].prepare(model)
+    with pytest.raises(ValueError, match="Build and compile the model"):
+        distribution.Devices(2).prepare(model)
 
 
 def test_timeout_is_checked():
