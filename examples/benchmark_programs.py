@@ -20,7 +20,7 @@ import keras_sdd
 
 # The weights of KD's two terms and DKD's beta are those of the paper's recipe for CIFAR-100.
 _KD = {"student_loss_weight": 0.1, "distillation_weight": 0.9}
-# Program: distillation loss, scales (None for those of the flag), weights.
+# Program: distillation loss, scales (None for those of the flag), further options.
 DISTILLERS = {
     "kd": (keras_sdd.losses.KD(temperature=4.0), (1,), _KD),
     "sd_kd_12": (keras_sdd.losses.KD(temperature=4.0), (1, 2), _KD),
@@ -28,7 +28,10 @@ DISTILLERS = {
     "sd_dkd": (keras_sdd.losses.DKD(beta=8.0, temperature=4.0), None, {}),
     "sd_nkd": (keras_sdd.losses.NKD(), None, {}),
     "sd_kd_cached": (keras_sdd.losses.KD(temperature=4.0), None, _KD),
-}
+    "sd_kd_bfloat16": (
+        keras_sdd.losses.KD(temperature=4.0), None, _KD | {"teacher_dtype": "bfloat16"},
+    ),
+}  # fmt: skip
 
 
 class _FirstBatch(keras.callbacks.Callback):
@@ -96,9 +99,9 @@ def build_pair(options):
 
 def build_distiller(name, teacher, student, options):
     """Build the distiller of a key of `DISTILLERS`."""
-    loss, scales, weights = DISTILLERS[name]
+    loss, scales, further = DISTILLERS[name]
     scales = scales or tuple(map(int, options.scales))
-    return keras_sdd.SDDDistiller(teacher, student, loss, scales=scales, **weights)
+    return keras_sdd.SDDDistiller(teacher, student, loss, scales=scales, **further)
 
 
 def _build_keras_distiller(teacher, student):
