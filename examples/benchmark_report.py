@@ -34,6 +34,9 @@ RATIOS = {
     ),
     "SD-KD, cached teacher / student alone": ("sd_kd_cached", ("supervised",), "median"),
     "SD-KD, teacher in bfloat16 / SD-KD": ("sd_kd_bfloat16", ("sd_kd",), "median"),
+    "SD-KD, teacher in bfloat16 / `keras.distillation`": (
+        "sd_kd_bfloat16", ("keras_kd",), "median",
+    ),
     "teacher's forward pass, folded / as given": ("folded_teacher", ("teacher",), "median"),
     "KD / `keras.distillation`": ("kd", ("keras_kd",), "median"),
     "KD / authors' code": ("kd", ("reference_kd",), "median"),

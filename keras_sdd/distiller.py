@@ -8,11 +8,11 @@ from keras import ops
 
 from keras_sdd import _backend
 from keras_sdd._checks import check_loss, check_number, check_scales, check_word
-from keras_sdd.heads import check_classifier, class_logits, expose_cells
+from keras_sdd.distribution import check_prepared
+from keras_sdd.heads import class_logits, expose_cells
 from keras_sdd.losses import KD, CrossEntropy, ScaleDecoupled
-from keras_sdd.losses.base import fits
 from keras_sdd.losses.cross_entropy import class_indices
-from keras_sdd.teachers import prepare_teacher
+from keras_sdd.teachers import check_pair, prepare_teacher
 
 _TRACKED = ("student_loss", "distillation_loss", "complementary_fraction", "teacher_agreement")
 
@@ -82,7 +82,7 @@ class SDDDistiller(keras.Model):
         teacher_dtype=None,
         **kwargs,
     ):
-        _check_pair(teacher, student)
+        check_pair(teacher, student)
         # The policy decides on loss scaling; casting the inputs is left to the models.
         super().__init__(**{"dtype": student.dtype_policy, "autocast": False} | kwargs)
         self.teacher = teacher
@@ -169,6 +169,8 @@ class SDDDistiller(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Train the student, as `keras.Model.fit` does; labels in an array are checked first."""
+        if self.compiled:
+            check_prepared(self)
         self.refresh_teacher()  # the teacher itself may have been trained or loaded
         if isinstance(y, np.ndarray):
             num_classes = class_logits(self.student).shape[-1]
@@ -367,29 +369,3 @@ def _labels(y):
             f"keys {sorted(y)}"
         )
     return y["labels"]
-
-
-def _check_pair(teacher, student):
-    """Raise a ValueError if the two models cannot be teacher and student of each other."""
-    check_classifier(teacher)
-    check_classifier(student)
-    shared = {id(v): v for v in teacher.weights}.keys() & {id(v) for v in student.weights}
-    if shared:
-        names = [v.path for v in student.weights if id(v) in shared]
-        raise ValueError(
-            "Teacher and student must be different models without common weights, as the teacher "
-            f"is frozen and the student trained; copy one with keras.models.clone_model. "
-            f"Received: {len(names)} common weights, the first {names[0]!r}"
-        )
-    classes = [class_logits(model).shape[-1] for model in (teacher, student)]
-    if classes[0] != classes[1]:
-        raise ValueError(
-            "Teacher and student must have the same number of classes. Received: teacher "
-            f"{classes[0]}, student {classes[1]}"
-        )
-    shapes = [[tuple(x.shape) for x in model.inputs] for model in (teacher, student)]
-    if len(shapes[0]) != len(shapes[1]) or not all(map(fits, *shapes)):
-        raise ValueError(
-            "Teacher and student must take the same input shape; put a resizing layer in front of "
-            f"one of them. Received: teacher {shapes[0]}, student {shapes[1]}"
-        )

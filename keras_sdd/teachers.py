@@ -1,21 +1,14 @@
-"""The frozen teacher, faster: batch norms folded into other layers, and its own precision."""
+"""The frozen teacher: whether it fits a student, and a faster copy of it."""
 
-import collections
-import dataclasses
 import logging
 import math
 
 import keras
-import numpy as np
 from keras import layers
 
-from keras_sdd.heads import check_classifier, is_functional, is_kind
-from keras_sdd.models.layers import BatchNorm
-
-_CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
-_DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
-_TRANSPOSED = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-_SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
+from keras_sdd.folding import find_folds, fold_values
+from keras_sdd.heads import check_classifier, class_logits, is_functional
+from keras_sdd.losses.base import fits
 
 _logger = logging.getLogger("keras_sdd")
 
@@ -48,6 +41,32 @@ def fold_batch_norm(model):
     return copy
 
 
+def check_pair(teacher, student):
+    """Raise a ValueError if the two models cannot be teacher and student of each other."""
+    check_classifier(teacher)
+    check_classifier(student)
+    shared = {id(v): v for v in teacher.weights}.keys() & {id(v) for v in student.weights}
+    if shared:
+        names = [v.path for v in student.weights if id(v) in shared]
+        raise ValueError(
+            "Teacher and student must be different models without common weights, as the teacher "
+            f"is frozen and the student trained; copy one with keras.models.clone_model. "
+            f"Received: {len(names)} common weights, the first {names[0]!r}"
+        )
+    classes = [class_logits(model).shape[-1] for model in (teacher, student)]
+    if classes[0] != classes[1]:
+        raise ValueError(
+            "Teacher and student must have the same number of classes. Received: teacher "
+            f"{classes[0]}, student {classes[1]}"
+        )
+    shapes = [[tuple(x.shape) for x in model.inputs] for model in (teacher, student)]
+    if len(shapes[0]) != len(shapes[1]) or not all(map(fits, *shapes)):
+        raise ValueError(
+            "Teacher and student must take the same input shape; put a resizing layer in front of "
+            f"one of them. Received: teacher {shapes[0]}, student {shapes[1]}"
+        )
+
+
 def prepare_teacher(teacher, fold, dtype):
     """Return an `InferenceCopy` of a teacher, or None where that would change nothing.
 
@@ -56,7 +75,6 @@ def prepare_teacher(teacher, fold, dtype):
         fold: whether to fold its batch norms.
         dtype: `"float32"`, `"bfloat16"`, `"float16"`, or None for that of the teacher's layers.
     """
-    check_classifier(teacher)
     if not fold and dtype is None:
         return None
     try:
@@ -70,14 +88,6 @@ def prepare_teacher(teacher, fold, dtype):
     if fold:
         _logger.info("Teacher %r: %d batch norms folded.", teacher.name, copy.num_folded)
     return copy if copy.num_folded or dtype is not None else None
-
-
-@dataclasses.dataclass
-class _Fold:
-    """The batch norms that a layer takes in, each a layer or None."""
-
-    before: layers.Layer | None = None
-    after: layers.Layer | None = None
 
 
 class InferenceCopy:
@@ -101,7 +111,7 @@ class InferenceCopy:
     def __init__(self, model, dtype=None, fold=True, share=True):
         self._dtype, self._fold, self._share = dtype, fold, share
         self._copies: dict = {}
-        self._sources: list = []  # (copy, layer, its _Fold or None)
+        self._sources: list = []  # (copy, layer, its Fold or None)
         self.num_folded = 0
         self.model = self._rebuild(model)
         self.refresh()
@@ -110,7 +120,7 @@ class InferenceCopy:
         """Compute the values of the copied layers from the original's of now."""
         for copy, layer, fold in self._sources:
             if fold is not None:
-                for variable, value in zip(copy.weights, _fold_values(layer, fold), strict=True):
+                for variable, value in zip(copy.weights, fold_values(layer, fold), strict=True):
                     wide = "float64" if variable.dtype == "float64" else "float32"
                     variable.assign(value.astype(wide))
                 continue
@@ -125,7 +135,7 @@ class InferenceCopy:
 
     def _rebuild(self, model):
         nodes = _sort_nodes(model)
-        folds, folded_nodes = _find_folds(model, nodes) if self._fold else ({}, set())
+        folds, folded_nodes = find_folds(model, nodes) if self._fold else ({}, set())
         self.num_folded += len(folded_nodes)
         tensors = {
             id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x._keras_history[0].name)
@@ -216,117 +226,6 @@ def _sort_nodes(model):
         else:
             waiting.extend(missing)
     return ordered
-
-
-def _find_folds(model, nodes):
-    """Find the batch norms that can be folded.
-
-    Returns:
-        Layer's id -> `_Fold`, and the ids of the batch norms' nodes.
-    """
-    calls = collections.Counter(id(node.operation) for node in nodes)
-    makers = {id(x): node for node in nodes for x in node.outputs}
-    readers = collections.defaultdict(list, {id(x): [None] for x in model.outputs})
-    for node in nodes:
-        for x in node.input_tensors:
-            readers[id(x)].append(node)
-    folds: dict = collections.defaultdict(_Fold)
-    folded = set()
-    for node in nodes:
-        norm = node.operation
-        if not _is_plain_norm(node) or calls[id(norm)] > 1:
-            continue
-        (x,), (y,) = node.input_tensors, node.outputs
-        axis = norm.axis % len(x.shape)
-        before = makers.get(id(x)) if len(readers[id(x)]) == 1 else None
-        after = readers[id(y)][0] if len(readers[id(y)]) == 1 else None
-        if before and calls[id(before.operation)] == 1 and _takes_after(before, axis):
-            folds[id(before.operation)].after = norm
-        elif after and calls[id(after.operation)] == 1 and _takes_before(after, axis):
-            folds[id(after.operation)].before = norm
-        else:
-            continue
-        folded.add(id(node))
-    return dict(folds), folded
-
-
-def _is_plain_norm(node):
-    """Whether a call is batch normalization with the moving statistics of inference."""
-    norm = node.operation
-    plain = is_kind(norm, "BatchNormalization") or type(norm) is BatchNorm
-    training = node.arguments.kwargs.get("training") or len(node.arguments.args) > 1
-    return plain and not training and len(node.input_tensors) == 1
-
-
-def _takes(node, axis, kinds):
-    """Whether a call is of a plain linear layer of `kinds` with its channels on `axis`."""
-    layer = node.operation
-    if not is_kind(layer, "Dense", *kinds) or len(node.input_tensors) != 1:
-        return False
-    if layer.dtype_policy.quantization_mode or getattr(layer, "lora_enabled", False):
-        return False
-    first = getattr(layer, "data_format", None) == "channels_first"
-    return axis == (1 if first else len(node.outputs[0].shape) - 1)
-
-
-def _takes_after(node, axis):
-    """Whether the layer of a call can take in a batch norm of its outputs."""
-    kinds = (*_CONVOLUTIONS, *_DEPTHWISE, *_TRANSPOSED, *_SEPARABLE)
-    return _takes(node, axis, kinds) and node.operation.activation is keras.activations.linear
-
-
-def _takes_before(node, axis):
-    """Whether the layer of a call can take in a batch norm of its inputs."""
-    if not _takes(node, axis, (*_CONVOLUTIONS, *_DEPTHWISE)):
-        return False
-    # Padding puts zeros where the batch norm would have put its own constant.
-    layer = node.operation
-    padded = getattr(layer, "padding", "valid") != "valid"
-    return not padded or math.prod(layer.kernel_size) == 1
-
-
-def _fold_values(layer, fold):
-    """Kernel(s) and bias in float64 that compute a layer with its batch norms."""
-    separable = is_kind(layer, *_SEPARABLE)
-    kernel = _to_numpy(layer.pointwise_kernel if separable else layer.kernel)
-    shape = kernel.shape
-    if is_kind(layer, *_TRANSPOSED):  # (..., C_out, C_in)
-        kernel = np.swapaxes(kernel, -1, -2)
-    elif is_kind(layer, *_DEPTHWISE):  # (..., C, M): C groups of one input and M outputs
-        kernel = kernel.reshape(*shape[:-2], 1, -1)
-    bias = np.zeros(kernel.shape[-1]) if layer.bias is None else _to_numpy(layer.bias)
-    if fold.before is not None:
-        scale, offset = _find_affine(fold.before)
-        inputs = kernel.shape[-2]
-        # Outputs are grouped: those of group g read the inputs of group g.
-        grouped = (scale.size // inputs, inputs, 1)
-        outputs = kernel.shape[-1] // grouped[0]
-        scale, offset = (
-            np.repeat(x.reshape(grouped), outputs, axis=-1).transpose(1, 0, 2).reshape(inputs, -1)
-            for x in (scale, offset)
-        )
-        bias = bias + np.sum(kernel * offset, axis=tuple(range(kernel.ndim - 1)))
-        kernel = kernel * scale
-    if fold.after is not None:
-        scale, offset = _find_affine(fold.after)
-        kernel, bias = kernel * scale, bias * scale + offset
-    if is_kind(layer, *_TRANSPOSED):
-        kernel = np.swapaxes(kernel, -1, -2)
-    depthwise = [_to_numpy(layer.depthwise_kernel)] if separable else []
-    return [*depthwise, kernel.reshape(shape), bias]
-
-
-def _find_affine(norm):
-    """Scale and offset (C,) in float64 that a batch norm applies in inference."""
-    mean, variance = _to_numpy(norm.moving_mean), _to_numpy(norm.moving_variance)
-    gamma = 1.0 if norm.gamma is None else _to_numpy(norm.gamma)
-    beta = 0.0 if norm.beta is None else _to_numpy(norm.beta)
-    scale = gamma / np.sqrt(variance + norm.epsilon)
-    return scale, beta - mean * scale
-
-
-def _to_numpy(variable):
-    return np.asarray(keras.ops.convert_to_numpy(variable), "float64")
 
 
 def _is_vector(x):

@@ -15,7 +15,7 @@ from backends import BACKEND
 from classifiers import assert_same_weights, build_cnn, copy_weights
 from several_devices import REPOSITORY, run_on_two_devices, run_on_two_hosts
 
-from keras_sdd import data, distribution
+from keras_sdd import SDDDistiller, data, distribution
 from keras_sdd.losses import CrossEntropy
 
 sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
@@ -244,6 +244,14 @@ def test_prepare_needs_a_compiled_model():
     assert distribution.Devices().prepare(model) is model
     with pytest.raises(ValueError, match="Build and compile the model"):
         distribution.Devices(2).prepare(model)
+
+
+def test_forgotten_prepare_is_refused(monkeypatch):
+    distiller = SDDDistiller(build_cnn(8), build_cnn())
+    distiller.compile("sgd", jit_compile=False)
+    monkeypatch.setattr(distribution, "_started", [distribution.Devices(2)])
+    with pytest.raises(RuntimeError, match=r"devices.prepare\(model\)"):
+        distiller.fit(several_devices.make_data(several_devices.TRAINED))
 
 
 def test_timeout_is_checked():
