@@ -267,14 +267,17 @@ def attach_cache(config, distiller, train_data, devices):
     """Return the training data with the teacher's cells, computed at the first use of the folder.
 
     Raises:
-        SetupError: if several processes would have to write them.
+        SetupError: if several processes would have to compute them together.
     """
-    if devices.num_processes > 1:
+    if devices.num_processes > 1 and keras.backend.backend() != "torch":
         raise SetupError(
-            "A cache is made by one process; train without --distribute, or without a cache. "
-            f"Received: teacher_cache={config.teacher_cache!r}"
+            "The processes of several hosts cannot make a cache; train without one, or on one "
+            f"host. Received: teacher_cache={config.teacher_cache!r}"
         )
-    return keras_sdd.cache_teacher(distiller, train_data, config.teacher_cache)
+    with devices.main_first():
+        return keras_sdd.cache_teacher(
+            distiller, train_data, config.teacher_cache, verbose=int(devices.is_main)
+        )
 
 
 def start_records(config, workdir, devices):

@@ -210,7 +210,8 @@ class SDDDistiller(keras.Model):
         if self._networks.is_stale:
             self.refresh_teacher()
         cells = self._networks.teacher.predict_on_batch(x)
-        return np.asarray(ops.convert_to_numpy(cells), "float32")
+        # Every replica of a TensorFlow strategy computes the whole batch.
+        return np.asarray(ops.convert_to_numpy(cells[: len(x)]), "float32")
 
     def train_step(self, *state_and_data):
         """Add the teacher's cells to the targets and hand on to Keras's own training step."""

@@ -15,6 +15,7 @@ One process writes the files. With several on TensorFlow or JAX, though, all mus
 model, the others to a folder of no consequence: Keras makes variables when it saves an optimizer.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -51,6 +52,27 @@ class Devices:
     def is_main(self):
         """Whether this process writes files and prints: one process of the run does."""
         return self.rank == 0
+
+    @contextlib.contextmanager
+    def main_first(self):
+        """Let the main process do a block before the others do, of which they find the results.
+
+        For files that one process writes and all read, as the cells of `keras_sdd.cache_teacher`.
+
+        Raises:
+            RuntimeError: with several processes on TensorFlow or JAX, where one cannot compute
+                alone.
+        """
+        if self.num_processes > 1 and keras.backend.backend() != "torch":
+            raise RuntimeError(
+                "Only on PyTorch can one of several processes compute alone. Received: "
+                f"{self.num_processes} processes of {keras.backend.backend()}"
+            )
+        if not self.is_main:
+            _import_engine().wait()
+        yield
+        if self.is_main and self.num_processes > 1:
+            _import_engine().wait()
 
     def prepare(self, model):
         """Make the devices train `model` together; to be called after every `compile`.

@@ -17,9 +17,10 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 from classifiers import build_cnn, copy_weights, draw_data, spread_predictions
 
-from keras_sdd import SDDDistiller, distribution, optimizers
+from keras_sdd import SDDDistiller, cache_teacher, distribution, optimizers
 from keras_sdd.losses import CrossEntropy
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -33,20 +34,24 @@ CLIPNORM = 0.7  # of gradients between 0.5 and 1.1
 
 
 def make_data(part, batch_size=8, images=X):
-    import tensorflow as tf
-
     return tf.data.Dataset.from_tensor_slices((images[part], Y[part])).batch(batch_size)
 
 
-def fit(devices, model, images=X, epochs=2):
+def fit(devices, model, images=X, cache=None):
     """Train and return what was logged; gradients are clipped in some of the steps."""
     optimizer = optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3, global_clipnorm=CLIPNORM)
     model.compile(optimizer, CrossEntropy(), metrics=["accuracy"], jit_compile=BACKEND == "jax")
     devices.prepare(model)
-    train = devices.shard(make_data(TRAINED, images=images), drop_remainder=True)
+    train = make_data(TRAINED, images=images)
+    if cache:
+        ids = tf.data.Dataset.range(TRAIN).batch(8)
+        train = tf.data.Dataset.zip(train, ids).map(lambda x, i: (x[0], {"labels": x[1], "ids": i}))
+        with devices.main_first():
+            train = cache_teacher(model, train, cache, verbose=0)
+    train = devices.shard(train, drop_remainder=True)
     test = devices.shard(make_data(TESTED))
     options = {"validation_data": test, "shuffle": False, "verbose": 0}
-    return model.fit(train, epochs=epochs, **options).history
+    return model.fit(train, epochs=2, **options).history
 
 
 def set_seed(seed, devices):
@@ -54,7 +59,7 @@ def set_seed(seed, devices):
     keras.utils.set_random_seed(seed + (0 if BACKEND == "jax" else devices.rank))
 
 
-def distil(devices, policy="float32", images=X, **options):
+def distil(devices, policy="float32", images=X, cache=None, **options):
     """Distil for two epochs; the teacher is in float32."""
     set_seed(3, devices)
     teacher = spread_predictions(build_cnn(8, "teacher"))
@@ -63,7 +68,7 @@ def distil(devices, policy="float32", images=X, **options):
     keras.config.set_dtype_policy("float32")
     distiller = SDDDistiller(teacher, student, warmup_steps=6)
     before = copy_weights(teacher)
-    result = pack(fit(devices, distiller, images), student)
+    result = pack(fit(devices, distiller, images, cache), student)
     if not devices.rank:
         for weights, expected in zip(copy_weights(teacher), before, strict=True):
             np.testing.assert_array_equal(weights, expected)
@@ -81,24 +86,27 @@ def pack(history, model):
     return {f"logged {name}": np.array(values) for name, values in history.items()} | weights
 
 
-def run_cases(devices):
+def run_cases(devices, folder):
     regularizer = keras.regularizers.L2(0.1)
     too_large = X.copy()
     too_large[5] = 1e6  # an infinity in float16, on the second device
-    return {
+    cases = {
         "distilled": distil(devices, batch_norm=False, kernel_regularizer=regularizer),
         "labels only": train_with_labels(devices),
         "batch norm": distil(devices),
         "mixed_float16": distil(devices, "mixed_float16", batch_norm=False),
         "overflow": distil(devices, "mixed_float16", too_large, batch_norm=False),
     }
+    if devices.num_processes == 1 or BACKEND == "torch":
+        cases["cached"] = distil(devices, cache=pathlib.Path(folder, "cells"), batch_norm=False)
+    return cases
 
 
 def compare(folder):
     """Run the cases on all devices and write what every process comes to."""
     devices = distribution.initialize(timeout=60)
     assert devices.num_devices == 2
-    for name, result in run_cases(devices).items():
+    for name, result in run_cases(devices, folder).items():
         np.savez(pathlib.Path(folder, f"{name} {devices.rank}.npz"), **result)
 
 
@@ -158,8 +166,6 @@ def fail(workdir, how):
 
 def split_cpu():
     """Make two logical devices of the CPU."""
-    import tensorflow as tf
-
     device = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(device, 2 * [tf.config.LogicalDeviceConfiguration()])
 

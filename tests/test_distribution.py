@@ -55,8 +55,9 @@ def read_results(folder, processes):
 
 
 @pytest.fixture(scope="module")
-def one_device():
-    return several_devices.run_cases(distribution.Devices())
+def one_device(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_device")
+    return several_devices.run_cases(distribution.Devices(), folder)
 
 
 HOSTS = pytest.param(
@@ -69,6 +70,7 @@ HOSTS = pytest.param(
     ("case", "tolerance"),
     [
         ("distilled", 2e-5),
+        ("cached", 2e-5),
         ("labels only", 2e-5),
         ("mixed_float16", 2e-2),
         ("overflow", 2e-2),
@@ -77,6 +79,8 @@ HOSTS = pytest.param(
     ],
 )
 def test_two_devices_train_and_log_what_one_does(request, devices, one_device, case, tolerance):
+    if (devices, case) == ("two_hosts", "cached"):
+        pytest.skip("refused")
     results = [result[case] for result in request.getfixturevalue(devices)]
     for name, expected in one_device[case].items():
         for result in results:
@@ -244,6 +248,15 @@ def test_prepare_needs_a_compiled_model():
     assert distribution.Devices().prepare(model) is model
     with pytest.raises(ValueError, match="Build and compile the model"):
         distribution.Devices(2).prepare(model)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="there a process can")
+def test_process_that_cannot_compute_alone_is_told(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="Received: 2 processes"),
+        make_processes(2)[0].main_first(),
+    ):
+        pass
 
 
 def test_forgotten_prepare_is_refused(monkeypatch):

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from keras_sdd._backend import bind
 
+_patient: list = []  # a group for waits that may be long
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -37,9 +38,15 @@ def start(timeout):
         timeout=datetime.timedelta(seconds=timeout),
         device_id=torch.device("cuda", local_rank) if cuda else None,
     )
+    _patient.append(distributed.new_group(timeout=datetime.timedelta(days=7), backend="gloo"))
     atexit.register(distributed.destroy_process_group)
     count = distributed.get_world_size()
     return {"num_devices": count, "num_processes": count, "rank": distributed.get_rank()}
+
+
+def wait():
+    """Wait until all processes have come here, for however long their work takes."""
+    distributed.barrier(_patient[0])
 
 
 def prepare(model):
