@@ -294,6 +294,22 @@ def describe_settings():
     return settings | {"cpu": find_cpu(), "cores": os.cpu_count()}
 
 
+def write_results(results, messages, folder):
+    """Write tables, numbers and chart of what was measured so far; return the tables."""
+    settings, name = describe_settings(), "sweeps" if FLAGS.sweeps else "programs"
+    values = {"settings": settings, "results": results, "left_out": messages}
+    if FLAGS.sweeps:
+        tables = write_sweeps(results, tuple(SWEEPS), settings)
+    else:
+        tables = write_report(results)
+        values["ratios"] = compute_ratios(results)
+        draw_chart(results, folder / f"{name}.png")
+    report = "\n\n".join([describe_run(settings), tables, *messages])
+    (folder / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
+    (folder / f"{name}.md").write_text(report + "\n")
+    return report
+
+
 def main(argv):
     """Measure and report."""
     if argv[1:]:
@@ -304,28 +320,19 @@ def main(argv):
     if FLAGS.serve:
         serve(FLAGS.serve)
         return
+    folder = pathlib.Path(FLAGS.output)
+    results, messages, report = [], [], ""
     try:
-        parts = list(sweep_settings() if FLAGS.sweeps else compare_programs())
+        for measured, left_out in sweep_settings() if FLAGS.sweeps else compare_programs():
+            results += measured
+            messages += left_out
+            if results:  # written again after every part: what follows may take long
+                report = write_results(results, messages, folder)
     except ProgramError as error:
         sys.exit(f"error: {error}")
-    results = [result for part, _ in parts for result in part]
-    messages = [message for _, part in parts for message in part]
     if not results:
         sys.exit("\n".join(["No program could be measured.", *messages]))
-    settings = describe_settings()
-    if FLAGS.sweeps:
-        report = write_sweeps(results, tuple(SWEEPS), settings)
-    else:
-        report = write_report(results)
-    report = "\n\n".join([describe_run(settings), report, *messages])
     print(report)
-    folder, name = pathlib.Path(FLAGS.output), "sweeps" if FLAGS.sweeps else "programs"
-    values = {"settings": settings, "results": results, "left_out": messages}
-    if not FLAGS.sweeps:
-        values["ratios"] = compute_ratios(results)
-        draw_chart(results, folder / f"{name}.png")
-    (folder / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
-    (folder / f"{name}.md").write_text(report + "\n")
     report_progress(f"Tables, numbers and chart are in {folder}")
 
 

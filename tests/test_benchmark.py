@@ -280,6 +280,24 @@ def test_ratios_and_tables():
     assert "| KD | 4.0 s, 3,072 MiB | 4.0 s, 3,072 MiB |" in text
 
 
+def test_what_was_measured_is_kept_when_a_program_ends(tmp_path, monkeypatch):
+    def compare():
+        yield [describe_fake("kd", 0.8), describe_fake("sd_kd", 1.0)], ["Left out: sd_dkd"]
+        raise benchmark.ProgramError("kd on jax: ended")
+
+    settings = {"pair": ["a", "b"], "batch_size": 2, "image_size": 8, "num_classes": 3}
+    settings |= {"scales": ["1"], "cores": 1, "cpu": "some"}
+    flags = types.SimpleNamespace(output=tmp_path, sweeps=[], smoke=False, serve=None)
+    monkeypatch.setattr(benchmark, "FLAGS", flags)
+    monkeypatch.setattr(benchmark, "describe_settings", lambda: settings)
+    monkeypatch.setattr(benchmark, "compare_programs", compare)
+    with pytest.raises(SystemExit, match="error: kd on jax: ended"):
+        benchmark.main(["benchmark.py"])
+    assert "| SD-KD / KD | 1.25 |\n" in (tmp_path / "programs.md").read_text()
+    assert json.loads((tmp_path / "programs.json").read_text())["left_out"] == ["Left out: sd_dkd"]
+    assert (tmp_path / "programs.png").exists()
+
+
 def test_ratios_name_programs():
     for program, parts, _ in benchmark_report.RATIOS.values():
         assert {program, *parts} <= benchmark_report.PROGRAMS.keys()
