@@ -220,6 +220,7 @@ def train(config, workdir, devices, build_model):
     train_data, test_data = load_data(config)
     steps = len(train_data)
     try:  # what the library refuses, it explains
+        test_data = devices.shard(test_data)
         model, network = build_model(train_data.element_spec[0].shape[1:], steps)
         model.compile(
             build_optimizer(config, steps),
@@ -244,7 +245,7 @@ def train(config, workdir, devices, build_model):
     devices.prepare(model)  # from here on, nobody is far ahead of the others
     model.fit(
         devices.shard(train_data, drop_remainder=True),
-        validation_data=devices.shard(test_data),
+        validation_data=test_data,
         epochs=config.epochs,
         initial_epoch=initial_epoch,
         callbacks=callbacks,

@@ -117,8 +117,9 @@ class Devices:
             A `tf.data.Dataset` of as many batches.
 
         Raises:
-            ValueError: if `dataset` is no `tf.data.Dataset`. In iterating, TensorFlow's
-                `InvalidArgumentError` for a batch that cannot be divided.
+            ValueError: if `dataset` is no `tf.data.Dataset`, or comes from `keras_sdd.data.load`
+                and cannot be divided. In iterating, TensorFlow's `InvalidArgumentError` for a
+                batch that cannot be divided.
         """
         if self.num_devices == 1:
             return dataset

@@ -194,6 +194,21 @@ def test_batch_that_cannot_be_divided_is_an_error(devices, options):
         read(devices, [8, 3], **options)
 
 
+def test_images_that_cannot_be_divided_are_told_at_once(tmp_path, monkeypatch):
+    devices = distribution.Devices(3, equal_parts=True)
+    dataset = data.load("synthetic", "test", 6, num_examples=16)
+    with pytest.raises(ValueError, match="among 3 devices.*Received: 16 images"):
+        devices.shard(dataset)
+    devices.shard(data.load("synthetic", "test", 6, num_examples=16, drop_remainder=True))
+    devices.shard(dataset, drop_remainder=True)
+    monkeypatch.setattr(experiment, "setup_devices", lambda *_: devices)
+    config = several_devices.make_config()
+    config.num_examples = 50
+    with pytest.raises(command_line.SetupError, match="among 3 devices"):
+        distill.distill(config, tmp_path / "run", distribute=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_shard_keeps_length_and_epochs():
     dataset = data.load("synthetic", "train", 8, num_examples=24)
     part = make_processes(2)[1].shard(dataset, drop_remainder=True)

@@ -96,7 +96,7 @@ def build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish
         finish: function of a batch (images uint8, labels, ids).
 
     Returns:
-        A `tf.data.Dataset` of known cardinality, with the attribute `epoch_counter`.
+        A `tf.data.Dataset` of known cardinality, with attributes `epoch_counter` and `num_images`.
     """
     import tensorflow as tf
 
@@ -115,6 +115,7 @@ def build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     dataset = dataset.with_options(options)
     dataset.epoch_counter = counter
+    dataset.num_images = batches * batch_size if drop_remainder else source.num_examples
     return dataset
 
 
@@ -138,6 +139,9 @@ def keep_part(dataset, num_devices, num_parts, part, drop_remainder, equal_parts
             "Only a tf.data.Dataset of batches can be sharded; make one of arrays with "
             f"tf.data.Dataset.from_tensor_slices(...).batch(...). Received: dataset={dataset!r}"
         )
+    images = getattr(dataset, "num_images", 0)  # where it is known, tell now and not in an epoch
+    if equal_parts and not drop_remainder and images % num_devices:
+        raise ValueError(f"{_uneven(num_devices)} Received: {images} images")
 
     def keep(*batch):
         size = tf.shape(tf.nest.flatten(batch)[0])[0]
