@@ -1,6 +1,7 @@
 """Several devices against one: what is trained and logged, failures, and what is refused.
 
-Two logical CPUs with TensorFlow and JAX, two processes with PyTorch.
+Two logical CPUs, and two processes as on two hosts, with TensorFlow and JAX; two processes with
+PyTorch.
 """
 
 import re
@@ -266,7 +267,7 @@ def test_prepare_needs_a_compiled_model():
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="there a process can")
-def test_process_that_cannot_compute_alone_is_told(tmp_path):
+def test_process_that_cannot_compute_alone_is_told():
     with (
         pytest.raises(RuntimeError, match="Received: 2 processes"),
         make_processes(2)[0].main_first(),
