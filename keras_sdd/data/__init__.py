@@ -14,8 +14,8 @@ from keras_sdd.data.cifar100 import open_cifar100
 from keras_sdd.data.cub200_2011 import open_cub200_2011
 from keras_sdd.data.fashion_mnist import open_fashion_mnist
 from keras_sdd.data.imagenet2012 import open_imagenet2012
+from keras_sdd.data.lazy import import_module
 from keras_sdd.data.pipeline import FollowEpochs, build_pipeline, make_finish
-from keras_sdd.data.prepared import import_tensorflow
 from keras_sdd.data.synthetic import open_synthetic
 
 _IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -148,7 +148,7 @@ def load(
             f"{name} has {spec['num_classes']} classes; only those of `synthetic` can be chosen. "
             f"Received: num_classes={num_classes!r}"
         )
-    import_tensorflow()
+    import_module("tensorflow")  # if it is missing, say so before images are read or made
     source = spec["open"](
         spec,
         spec["splits"][split],

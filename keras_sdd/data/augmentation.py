@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from keras_sdd.data.lazy import tf
+
 # Draws that one image needs.
 CROP_DRAWS = 3  # top, left, flip
 RESIZED_CROP_TRIES = 10
@@ -28,8 +30,6 @@ def crop_and_flip(images, draws, size, padding=0):
 
     Source: torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip()`.
     """
-    import tensorflow as tf
-
     padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
     places = images.shape[1] + 2 * padding - size + 1
     corners = tf.cast(draws[:, :2] * places, tf.int32)
@@ -45,7 +45,6 @@ def crop_centre(images, size):
 
     Source: torchvision's `CenterCrop`, its rounding of halves to even included.
     """
-    import tensorflow as tf
 
     def start(length):
         return tf.cast(tf.round(tf.cast(length - size, tf.float32) / 2), tf.int32)
@@ -72,8 +71,6 @@ def choose_window(height, width, draws, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
 
     Source: torchvision's `RandomResizedCrop`.
     """
-    import tensorflow as tf
-
     tries = RESIZED_CROP_TRIES
     areas = tf.cast(height * width, tf.float32)
     areas *= scale[0] + (scale[1] - scale[0]) * draws[:tries]
@@ -105,8 +102,6 @@ def resize(images, height, width):
     Returns:
         uint8 (..., height, width, C); it may differ from PIL's fixed-point result by 1.
     """
-    import tensorflow as tf
-
     resized = tf.image.resize(images, (height, width), antialias=True)
     return tf.cast(resized + 0.5, tf.uint8)  # the filter's weights never lead out of [0, 255]
 
@@ -116,8 +111,6 @@ def resize_shorter_side(image, length):
 
     Source: torchvision's `Resize(length)`, which cuts fractions of the longer side off.
     """
-    import tensorflow as tf
-
     shape = tf.shape(image)
     shorter = tf.minimum(shape[0], shape[1])
     return resize(image, length * shape[0] // shorter, length * shape[1] // shorter)
@@ -125,8 +118,6 @@ def resize_shorter_side(image, length):
 
 def normalize(images, mean, std):
     """Return (images / 255 - mean) / std per channel, uint8 to float32 (B, H, W, C)."""
-    import tensorflow as tf
-
     # Row by row with the statistics repeated along it: broadcasting along three channels alone
     # takes three times as long, as much as all the rest for images held in memory.
     width = images.shape[-2]

@@ -12,6 +12,8 @@ import zlib
 
 import numpy as np
 
+from keras_sdd.data.lazy import tf
+
 _SHARD_BYTES = 64 * 2**20
 
 
@@ -175,7 +177,6 @@ def attach_cells(dataset, store):
     Returns:
         A `tf.data.Dataset`.
     """
-    import tensorflow as tf
 
     def attach(images, targets, *weights):
         cells = tf.numpy_function(store.read, [targets["ids"], images], store.dtype)

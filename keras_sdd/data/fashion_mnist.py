@@ -7,6 +7,7 @@ symmetries, so a mirrored image is a plausible one.
 import numpy as np
 
 from keras_sdd.data.idx import find_idx, read_idx
+from keras_sdd.data.lazy import tf
 from keras_sdd.data.prepared import read_arrays
 from keras_sdd.data.sources import ArraySource
 
@@ -45,7 +46,6 @@ def read_folder(folder, split):
 
 def read_prepared(name, split, data_dir, num_examples):
     """Read the same from TensorFlow Datasets."""
-    import tensorflow as tf
 
     def finish(encoded):
         return tf.ensure_shape(tf.io.decode_png(encoded, channels=1), (28, 28, 1))

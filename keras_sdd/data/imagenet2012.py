@@ -2,14 +2,13 @@
 
 import numpy as np
 
+from keras_sdd.data.lazy import tf
 from keras_sdd.data.prepared import open_builder, read_split
 from keras_sdd.data.sources import StreamSource
 
 
 def open_imagenet2012(spec, split, size, data_dir, num_examples, num_classes, **order):
     """Stream a split from its files."""
-    import tensorflow as tf
-
     builder = open_builder(spec["tfds"], data_dir)
     info = builder.info.splits.get(split)
     # No metadata where nothing is prepared, which `read` reports, and under TFDS's `mock_data`.

@@ -6,6 +6,7 @@ The number of the epoch is the only state of a pipeline; how it moves on, and is
 import keras
 
 from keras_sdd.data import augmentation
+from keras_sdd.data.lazy import tf
 
 
 class EpochCounter:
@@ -57,7 +58,6 @@ def read_epochs(counter, order_epoch, seed):
     Returns:
         A `tf.data.Dataset` of unknown cardinality.
     """
-    import tensorflow as tf
 
     @tf.autograph.experimental.do_not_convert  # it warns of TFDS's decorators
     def read(_):
@@ -71,7 +71,6 @@ def read_epochs(counter, order_epoch, seed):
 
 def count_epochs(dataset, counter, batches):
     """Move `counter` on whenever `dataset`, of that many `batches`, hands out its last one."""
-    import tensorflow as tf
 
     def advance():
         counter.epoch += 1
@@ -98,8 +97,6 @@ def build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish
     Returns:
         A `tf.data.Dataset` of known cardinality, with attributes `epoch_counter` and `num_images`.
     """
-    import tensorflow as tf
-
     batches = source.num_examples // batch_size
     if not drop_remainder and source.num_examples % batch_size:
         batches += 1
@@ -132,8 +129,6 @@ def keep_part(dataset, num_devices, num_parts, part, drop_remainder, equal_parts
     Returns:
         A `tf.data.Dataset` of as many batches, with the `epoch_counter` of `dataset` if it has one.
     """
-    import tensorflow as tf
-
     if not isinstance(dataset, tf.data.Dataset):
         raise ValueError(
             "Only a tf.data.Dataset of batches can be sharded; make one of arrays with "
@@ -188,8 +183,6 @@ def make_finish(spec, dtype, data_format, with_ids):
     """Return the function from (images, labels, ids) to what `load` hands out."""
 
     def finish(images, labels, ids):
-        import tensorflow as tf
-
         if dtype == "float32":
             images = augmentation.normalize(images, spec["mean"], spec["std"])
         if data_format == "channels_first":

@@ -1,35 +1,8 @@
 """Data sets as TensorFlow Datasets prepared them. Nothing is downloaded here."""
 
-INSTALL = (
-    "Data sets are read by TensorFlow and TensorFlow Datasets, whichever backend trains. "
-    "Install both with: pip install 'keras-sdd[data]'."
-)
+import numpy as np
 
-
-def import_tensorflow():
-    """Return the module, which every data set needs, on every backend.
-
-    Raises:
-        ImportError: if it is missing, with the command that installs it.
-    """
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise ImportError(f"{INSTALL} Received: {error}") from error
-    return tensorflow
-
-
-def import_tensorflow_datasets():
-    """Return the module.
-
-    Raises:
-        ImportError: if it is missing, with the command that installs it.
-    """
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(f"{INSTALL} Received: {error}") from error
-    return tensorflow_datasets
+from keras_sdd.data.lazy import tf, tfds
 
 
 def read_split(builder, split, shuffle_seed=None, **options):
@@ -48,7 +21,6 @@ def read_split(builder, split, shuffle_seed=None, **options):
         FileNotFoundError: if the data set, or this split of it, is not prepared, with the command
             that prepares it.
     """
-    tfds = import_tensorflow_datasets()
     if builder.info.splits and split.split("[")[0] not in builder.info.splits:
         raise FileNotFoundError(
             f"{builder.name} was prepared without the split {split!r}, in {builder.data_path}, "
@@ -76,7 +48,7 @@ def read_split(builder, split, shuffle_seed=None, **options):
 
 def open_builder(name, data_dir):
     """Return the builder of TensorFlow Datasets for the data set that it calls `name`."""
-    return import_tensorflow_datasets().builder(name, data_dir=data_dir)
+    return tfds.builder(name, data_dir=data_dir)
 
 
 def explain_preparation(builder):
@@ -107,9 +79,6 @@ def read_arrays(name, split, data_dir, num_examples, finish):
     Returns:
         images uint8 (N, H, W, C) and labels int64 (N,), in the order of the files.
     """
-    import numpy as np
-    import tensorflow as tf
-
     # One file after the other: an example's place is then its index in the split.
     examples = read_split(open_builder(name, data_dir), split, interleave_cycle_length=1)
     examples = examples.take(-1 if num_examples is None else num_examples)

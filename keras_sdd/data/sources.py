@@ -5,6 +5,7 @@ into batches of uint8 images, labels and ids (`batch`).
 """
 
 from keras_sdd.data import augmentation
+from keras_sdd.data.lazy import tf
 
 # Encoded examples among which a streamed set is shuffled, beside its files: 2 GB for ImageNet.
 SHUFFLE_BUFFER = 16384
@@ -22,8 +23,6 @@ class ArraySource:
     """
 
     def __init__(self, images, labels, size, padding=0, shuffle=False, augment=False):
-        import tensorflow as tf
-
         with tf.device("CPU:0"):  # elsewhere it would fill the memory of a GPU
             self.images = tf.constant(images)
             self.labels = tf.constant(labels, tf.int64)
@@ -35,8 +34,6 @@ class ArraySource:
 
     def order(self, seed):
         """Elements: ids () in the order of the epoch, with the draws (3,) of each."""
-        import tensorflow as tf
-
         ids = tf.range(self.num_examples, dtype=tf.int64)
         if self.shuffle:
             ids = tf.random.experimental.stateless_shuffle(ids, tf.random.fold_in(seed, 0))
@@ -46,7 +43,6 @@ class ArraySource:
 
     def batch(self, elements, batch_size, drop_remainder):
         """Batches (images, labels, ids) of the elements."""
-        import tensorflow as tf
 
         def look_up(ids, draws):
             images = tf.gather(self.images, ids)
@@ -83,7 +79,6 @@ class StreamSource:
 
     def order(self, seed):
         """Elements: dicts of `image` (encoded), `label`, `id` and `draws` (23,)."""
-        import tensorflow as tf
 
         def draw(example):
             # By id, so that an image's draws do not depend on where the order puts it.
@@ -103,7 +98,6 @@ class StreamSource:
 
     def batch(self, elements, batch_size, drop_remainder):
         """Batches (images, labels, ids) of the elements."""
-        import tensorflow as tf
 
         def prepare(example):
             make = self.crop_randomly if self.augment else self.crop_centre
@@ -115,8 +109,6 @@ class StreamSource:
 
     def crop_randomly(self, example):
         """Decode no more than a random window, resize and flip it."""
-        import tensorflow as tf
-
         shape = tf.io.extract_jpeg_shape(example["image"])
         window = augmentation.choose_window(shape[0], shape[1], example["draws"])
         image = tf.io.decode_and_crop_jpeg(
@@ -133,6 +125,4 @@ class StreamSource:
 
 def decode(encoded):
     """Decode a JPEG (or PNG) to uint8 (H, W, 3) with the exact transform that PIL takes."""
-    import tensorflow as tf
-
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
