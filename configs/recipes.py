@@ -4,7 +4,6 @@ Configs are data. They import neither Keras nor a backend, so that building all 
 """
 
 import dataclasses
-import difflib
 
 from ml_collections import config_dict
 
@@ -210,7 +209,9 @@ def pick(kind, received, known):
     """
     if received in known:
         return received
-    near = difflib.get_close_matches(received, known, n=5, cutoff=0.5) or known
+    from keras_sdd._checks import find_near  # brings Keras, which only an error may do
+
+    near = find_near(received, known, cutoff=0.5)  # names of networks share many letters
     raise LookupError(f"Unknown {kind}. Near: {'; '.join(near)}. Received: {received!r}")
 
 

@@ -1,5 +1,6 @@
 """Checks of arguments, worded alike everywhere."""
 
+import difflib
 import inspect
 import math
 import numbers
@@ -52,6 +53,43 @@ def check_number(name, value, positive=False):
         bound = "greater than 0" if positive else "0 or greater"
         raise ValueError(f"`{name}` must be a finite number {bound}. Received: {name}={value!r}")
     return number
+
+
+def check_integers(least, **values):
+    """Check that the values are integers, `least` or greater.
+
+    Raises:
+        ValueError: for the first that is not, naming the argument.
+    """
+    for name, value in values.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(
+                f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}"
+            )
+
+
+def check_known(kind, name, value, known):
+    """Return `value` if it is one of the names `known`.
+
+    Raises:
+        ValueError: otherwise, with the near names of that `kind`.
+    """
+    if not isinstance(value, str) or value not in known:
+        near = ", ".join(find_near(value, sorted(known)))
+        raise ValueError(f"Unknown {kind}. Near names: {near}. Received: {name}={value!r}")
+    return value
+
+
+def find_near(value, known, cutoff=0.4):
+    """Return up to five of the names `known` that are like `value`, or all if none is.
+
+    Args:
+        value: what was received.
+        known: strings.
+        cutoff: how alike they must be, from 0 (not at all) to 1 (equal).
+    """
+    return difflib.get_close_matches(str(value), known, n=5, cutoff=cutoff) or list(known)
 
 
 def check_loss(loss):

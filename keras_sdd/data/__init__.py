@@ -4,12 +4,9 @@ A pipeline is a pure function of its seed and its epoch: order and augmentation 
 depend on the epochs before, so a resumed run reads what an unbroken one reads.
 """
 
-import difflib
-import numbers
-
 import keras
 
-from keras_sdd._checks import check_word
+from keras_sdd._checks import check_integers, check_known, check_word
 from keras_sdd.data.cifar100 import open_cifar100
 from keras_sdd.data.cub200_2011 import open_cub200_2011
 from keras_sdd.data.fashion_mnist import open_fashion_mnist
@@ -22,7 +19,7 @@ _IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.2
 
 # Name: how to open it, what it holds, its name and splits in TensorFlow Datasets, its recipe.
 # `input_shape` is that of an image as handed out, channels last; `augmentation` is in words.
-DATASETS = {
+DATASETS: dict[str, dict] = {
     "cifar100": {
         "open": open_cifar100,
         "num_classes": 100,
@@ -132,17 +129,17 @@ def load(
         ImportError: if TensorFlow or TensorFlow Datasets is missing.
         FileNotFoundError: if the data set is not prepared, with the command that prepares it.
     """
-    spec = _find_spec(name)
+    spec = DATASETS[check_known("data set", "name", name, DATASETS)]
     size = spec["input_shape"][0] if image_size is None else image_size
     classes = spec["num_classes"] if num_classes is None else num_classes
     data_format = data_format or keras.config.image_data_format()
     check_word("split", split, tuple(spec["splits"]))
     check_word("dtype", dtype, ("float32", "uint8"))
     check_word("data_format", data_format, ("channels_last", "channels_first"))
-    _check_integers(1, batch_size=batch_size, image_size=size, num_classes=classes)
-    _check_integers(0, seed=seed, first_epoch=first_epoch)
+    check_integers(1, batch_size=batch_size, image_size=size, num_classes=classes)
+    check_integers(0, seed=seed, first_epoch=first_epoch)
     if num_examples is not None:
-        _check_integers(1, num_examples=num_examples)
+        check_integers(1, num_examples=num_examples)
     if name != "synthetic" and classes != spec["num_classes"]:
         raise ValueError(
             f"{name} has {spec['num_classes']} classes; only those of `synthetic` can be chosen. "
@@ -180,7 +177,7 @@ def normalization(name, data_format=None):
     Raises:
         ValueError: for an unknown `name`, naming near ones.
     """
-    spec = _find_spec(name)
+    spec = DATASETS[check_known("data set", "name", name, DATASETS)]
     data_format = data_format or keras.config.image_data_format()
     check_word("data_format", data_format, ("channels_last", "channels_first"))
     return keras.layers.Normalization(
@@ -190,24 +187,6 @@ def normalization(name, data_format=None):
         dtype="float32",
         name="normalization",
     )
-
-
-def _find_spec(name):
-    if name not in DATASETS:
-        near = difflib.get_close_matches(str(name), DATASETS, n=3, cutoff=0.4) or DATASETS
-        raise ValueError(
-            f"Unknown data set. Near names: {', '.join(near)}. Received: name={name!r}"
-        )
-    return DATASETS[name]
-
-
-def _check_integers(least, **values):
-    for name, value in values.items():
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(
-                f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}"
-            )
 
 
 def _check_amount(available, num_examples, batch_size, drop_remainder):

@@ -4,11 +4,9 @@ A layer is named after the module path of the PyTorch original, with `_` for `.`
 (`layer1.0.conv1` is `layer1_0_conv1`); `keras_sdd.converters` builds on that.
 """
 
-import difflib
-import numbers
-
 import keras
 
+from keras_sdd._checks import check_integers, check_known
 from keras_sdd.models.mobilenet_v1 import build_mobilenet_v1
 from keras_sdd.models.mobilenet_v2 import build_mobilenet_v2
 from keras_sdd.models.resnet import build_cifar_resnet, build_resnet
@@ -92,15 +90,11 @@ def build(name, num_classes=None, input_shape=None, data_format=None):
         ValueError: for an unknown `name`, listing the near ones; for a `num_classes` that is
             not a positive integer.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, n=5, cutoff=0.4) or sorted(MODELS)
-        raise ValueError(f"Unknown model. Near names: {', '.join(near)}. Received: name={name!r}")
-    builder, options = MODELS[name]
+    builder, options = MODELS[check_known("model", "name", name, MODELS)]
     classes, size = FAMILIES[name.split("/")[0]]
     if num_classes is None:
         num_classes = classes
-    if not isinstance(num_classes, numbers.Integral) or num_classes < 1:
-        raise ValueError(f"`num_classes` must be 1 or more. Received: num_classes={num_classes!r}")
+    check_integers(1, num_classes=num_classes)
     data_format = data_format or keras.config.image_data_format()
     if input_shape is None:
         input_shape = (3, size, size) if data_format == "channels_first" else (size, size, 3)
