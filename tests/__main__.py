@@ -22,6 +22,9 @@ def run_backend(backend):
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "OMP_NUM_THREADS": "1",  # the models are tiny, and the other backend wants the other core
     }
+    if backend == "jax":  # compiling costs more than running: the same programs in plainer code
+        given = environment.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {given}"
     command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
     result = subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -28,3 +28,19 @@ def compilation_cache():
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         yield
         jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def variables_before_tracing():
+    """Let TensorFlow trace a step once, as other backends and distribution strategies do.
+
+    Keras leaves the optimizer and the metrics to the first trace of a step, and TensorFlow traces
+    again what has created variables. The programs that tests start keep that way.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        build = keras.Model._symbolic_build
+        patch.setattr(keras.Model, "_maybe_symbolic_build", build, raising=False)
+        yield

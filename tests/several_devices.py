@@ -174,7 +174,8 @@ def run_on_two_devices(*arguments, timeout=300):
     """Run this file on two devices of a machine; return its exit status and output."""
     launcher, settings = [], {}
     if BACKEND == "jax":
-        settings["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        given = os.environ.get("XLA_FLAGS", "")
+        settings["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=2"
     if BACKEND == "torch":
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     (result,) = _run([settings], launcher, arguments, timeout)
