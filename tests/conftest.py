@@ -16,16 +16,24 @@ def fresh_keras():
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache():
-    """Let tests that compile the same step share it: most of their time on JAX is compilation."""
+    """Let tests that compile the same step share it: most of their time on JAX is compilation.
+
+    The environment says the same to the programs that tests start.
+    """
     if keras.backend.backend() != "jax":
         yield
         return
     import jax
 
-    with tempfile.TemporaryDirectory() as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        options = {
+            "jax_compilation_cache_dir": folder,
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
         yield
         jax.config.update("jax_compilation_cache_dir", None)
 

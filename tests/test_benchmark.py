@@ -27,14 +27,6 @@ BACKEND = keras.backend.backend()
 
 def run_benchmark(*arguments, expected=0):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    if BACKEND == "jax":
-        import jax
-
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
     finished = subprocess.run(
         [sys.executable, EXAMPLES / "benchmark.py", f"--backends={BACKEND}", *arguments],
         env=environment,

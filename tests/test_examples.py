@@ -43,14 +43,6 @@ def folder(tmp_path_factory):
 def run_python(*arguments, expected=0):
     """Run Python at the top of the repository; return what it printed."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    if keras.backend.backend() == "jax":  # the programs compile the same steps as this process
-        import jax
-
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
     finished = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,

@@ -40,6 +40,11 @@ def draw_maps(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
+def pool(maps, *options):
+    """`pool_cells` as one program: JAX would compile every operation of it by itself."""
+    return evaluate(lambda x: pool_cells(x, *options), maps)
+
+
 def to_numpy(tensor):
     return np.asarray(ops.convert_to_numpy(tensor), "float64")
 
@@ -49,7 +54,7 @@ def to_numpy(tensor):
 def test_equals_the_loops(scales, pooling):
     for size in SIZES:
         maps = draw_maps(2, *size, 3)
-        cells = to_numpy(pool_cells(maps, scales, pooling))
+        cells = pool(maps, scales, pooling)
         assert cells.shape == (2, sum(m * m for m in scales), 3)
         expected = reference(maps, scales, pooling)
         np.testing.assert_allclose(cells, expected, rtol=2e-5, atol=2e-6, err_msg=str(size))
@@ -65,7 +70,7 @@ def test_equals_the_loops(scales, pooling):
 def test_equals_the_loops_anywhere(size, scales, pooling, data_format):
     maps = draw_maps(2, *size, 2)
     given_maps = maps if data_format == "channels_last" else np.moveaxis(maps, -1, 1)
-    cells = to_numpy(pool_cells(given_maps, scales, pooling, data_format))
+    cells = pool(given_maps, scales, pooling, data_format)
     np.testing.assert_allclose(cells, reference(maps, scales, pooling), rtol=2e-5, atol=2e-6)
 
 
