@@ -1,5 +1,6 @@
 """`SDDDistiller` as a Keras model: what it trains, logs, accepts, saves and refuses."""
 
+import functools
 import json
 import zipfile
 
@@ -43,6 +44,14 @@ def rebuild(**options):
     """The same distiller again: same weights, fresh everything else."""
     keras.utils.set_random_seed(7)
     return build_distiller(**options)
+
+
+@functools.cache
+def weights_of_a_run(kind=KD):
+    """The student's weights after `fit`, to which several tests come in other ways."""
+    distiller = rebuild(distillation_loss=kind())
+    fit(distiller)
+    return copy_weights(distiller.student)
 
 
 # What is trained, and what is not
@@ -241,11 +250,9 @@ def data_sets():
 
 @pytest.mark.parametrize("kind", ["tf.data", "PyDataset", "DataLoader"])
 def test_every_kind_of_data_set(kind):
-    expected = rebuild()
-    fit(expected)
     distiller = rebuild()
     distiller.fit(data_sets()[kind], shuffle=False, verbose=0)
-    assert_same_weights(distiller.student, copy_weights(expected.student), rtol=1e-4, atol=1e-6)
+    assert_same_weights(distiller.student, weights_of_a_run(), rtol=1e-4, atol=1e-6)
 
 
 ONE_HOT = np.eye(NUM_CLASSES, dtype="float32")[Y]
@@ -257,10 +264,9 @@ ONE_HOT = np.eye(NUM_CLASSES, dtype="float32")[Y]
     ids=["column", "uint8", "float", "one-hot", "integer one-hot"],
 )
 def test_every_kind_of_label(labels):
-    expected, distiller = (rebuild(distillation_loss=DKD()) for _ in range(2))
-    fit(expected)
+    distiller = rebuild(distillation_loss=DKD())
     fit(distiller, y=labels)
-    assert_same_weights(distiller.student, copy_weights(expected.student), rtol=1e-4, atol=1e-6)
+    assert_same_weights(distiller.student, weights_of_a_run(DKD), rtol=1e-4, atol=1e-6)
 
 
 def test_soft_labels_teach_all_their_classes():
@@ -276,17 +282,15 @@ def test_soft_labels_teach_all_their_classes():
 
 
 def test_data_with_teacher_cells_skip_the_teacher():
-    expected = rebuild()
-    teacher = expose_spatial_logits(expected.teacher)(X)["spatial_logits"]
-    cells = to_numpy(pool_cells(teacher, (1, 2, 4)))
-    fit(expected)
     distiller = rebuild()
+    teacher = expose_spatial_logits(distiller.teacher)(X)["spatial_logits"]
+    cells = to_numpy(pool_cells(teacher, (1, 2, 4)))
     distiller.teacher.set_weights(
         [np.full_like(w, np.nan) for w in distiller.teacher.get_weights()]
     )
     targets = {"labels": Y, "teacher_cells": cells}
     logs = fit(distiller, y=targets, validation_data=(X, targets))
-    assert_same_weights(distiller.student, copy_weights(expected.student), rtol=1e-4, atol=1e-6)
+    assert_same_weights(distiller.student, weights_of_a_run(), rtol=1e-4, atol=1e-6)
     assert np.isfinite(logs["val_loss"]).all()
 
 
@@ -297,14 +301,12 @@ def test_last_batch_may_be_smaller_and_batches_of_one():
 
 
 def test_models_with_exposed_heads():
-    expected = rebuild()
-    fit(expected)
     plain = rebuild()
     exposed = [expose_spatial_logits(m) for m in (plain.teacher, plain.student)]
     distiller = SDDDistiller(*exposed)
     distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9), metrics=["accuracy"])
     fit(distiller)
-    assert_same_weights(plain.student, copy_weights(expected.student), rtol=1e-4, atol=1e-6)
+    assert_same_weights(plain.student, weights_of_a_run(), rtol=1e-4, atol=1e-6)
     assert distiller.predict(X, verbose=0).shape == (len(X), NUM_CLASSES)
 
 
@@ -335,14 +337,19 @@ def test_steps_per_execution_changes_nothing():
     assert_same_weights(three.student, copy_weights(one.student), rtol=1e-4, atol=1e-6)
 
 
+@functools.cache
+def weights_of_a_compiled_run():
+    distiller = rebuild(warmup_steps=4, compile_options={"jit_compile": BACKEND != "torch"})
+    fit(distiller)
+    return copy_weights(distiller.student)
+
+
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_compilation_changes_nothing(run_eagerly):
     options = {"jit_compile": False, "run_eagerly": run_eagerly}
-    expected = rebuild(warmup_steps=4, compile_options={"jit_compile": BACKEND != "torch"})
     distiller = rebuild(warmup_steps=4, compile_options=options)
-    for each in (expected, distiller):
-        fit(each)
-    assert_same_weights(distiller.student, copy_weights(expected.student), rtol=1e-3, atol=1e-5)
+    fit(distiller)
+    assert_same_weights(distiller.student, weights_of_a_compiled_run(), rtol=1e-3, atol=1e-5)
 
 
 def test_gradient_accumulation():
@@ -404,21 +411,25 @@ def rebuild_resumable():
     )
 
 
-def test_interrupted_run_resumes_exactly(tmp_path):
+@functools.cache
+def weights_of_an_unbroken_run():
+    """All weights of the distiller, the optimizer's aside."""
     unbroken = rebuild_resumable()
     fit(unbroken, epochs=4)
+    return copy_weights(unbroken)
+
+
+def test_interrupted_run_resumes_exactly(tmp_path):
     interrupted = rebuild_resumable()
     backup = lambda: keras.callbacks.BackupAndRestore(tmp_path / "backup")  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         fit(interrupted, epochs=4, callbacks=[backup(), Interrupt(2)])
     resumed = rebuild_resumable()
     fit(resumed, epochs=4, callbacks=[backup()])
-    assert_same_weights(resumed, copy_weights(unbroken))
+    assert_same_weights(resumed, weights_of_an_unbroken_run())
 
 
 def test_checkpoint_of_the_whole_distiller_resumes_exactly(tmp_path):
-    unbroken = rebuild_resumable()
-    fit(unbroken, epochs=4)
     first = rebuild_resumable()
     path = str(tmp_path / "distiller.keras")
     fit(first, epochs=2, callbacks=[keras.callbacks.ModelCheckpoint(path)])
@@ -426,7 +437,7 @@ def test_checkpoint_of_the_whole_distiller_resumes_exactly(tmp_path):
     assert repr(resumed.scale_decoupled_loss) == repr(first.scale_decoupled_loss)
     np.testing.assert_array_equal(resumed.predict(X, verbose=0), first.predict(X, verbose=0))
     fit(resumed, epochs=4, initial_epoch=2)
-    assert_same_weights(resumed, copy_weights(unbroken))
+    assert_same_weights(resumed, weights_of_an_unbroken_run())
 
 
 @keras.saving.register_keras_serializable(package="tests")
