@@ -20,6 +20,11 @@ import keras_sdd
 
 # The weights of KD's two terms and DKD's beta are those of the paper's recipe for CIFAR-100.
 _KD = {"student_loss_weight": 0.1, "distillation_weight": 0.9}
+# Program: makes its further terms; a term belongs to one distiller.
+_FEATURE_LOSSES = {
+    "sd_kd_fitnet": lambda: [keras_sdd.terms.FitNet()],
+    "sd_kd_sp": lambda: [keras_sdd.terms.SP()],
+}
 # Program: distillation loss, scales (None for those of the flag), further options.
 DISTILLERS = {
     "kd": (keras_sdd.losses.KD(temperature=4.0), (1,), _KD),
@@ -28,6 +33,7 @@ DISTILLERS = {
     "sd_dkd": (keras_sdd.losses.DKD(beta=8.0, temperature=4.0), None, {}),
     "sd_nkd": (keras_sdd.losses.NKD(), None, {}),
     "sd_kd_cached": (keras_sdd.losses.KD(temperature=4.0), None, _KD),
+    **dict.fromkeys(_FEATURE_LOSSES, (keras_sdd.losses.KD(temperature=4.0), None, _KD)),
     "sd_kd_bfloat16": (
         keras_sdd.losses.KD(temperature=4.0), None, _KD | {"teacher_dtype": "bfloat16"},
     ),
@@ -101,7 +107,10 @@ def build_distiller(name, teacher, student, options):
     """Build the distiller of a key of `DISTILLERS`."""
     loss, scales, further = DISTILLERS[name]
     scales = scales or tuple(map(int, options.scales))
-    return keras_sdd.SDDDistiller(teacher, student, loss, scales=scales, **further)
+    terms = _FEATURE_LOSSES.get(name, list)()
+    return keras_sdd.SDDDistiller(
+        teacher, student, loss, scales=scales, feature_losses=terms, **further
+    )
 
 
 def _build_keras_distiller(teacher, student):

@@ -14,6 +14,8 @@ PROGRAMS = {
     "sd_dkd": "SD-DKD",
     "sd_nkd": "SD-NKD",
     "sd_kd_cached": "SD-KD, cached teacher",
+    "sd_kd_fitnet": "SD-KD with FitNet",
+    "sd_kd_sp": "SD-KD with SP",
     "sd_kd_bfloat16": "SD-KD, teacher in bfloat16",
     "keras_kd": "`keras.distillation`, KD",
     "supervised": "student alone, labels only",
@@ -33,6 +35,8 @@ RATIOS = {
         "sd_kd", ("teacher", "supervised"), "median",
     ),
     "SD-KD, cached teacher / student alone": ("sd_kd_cached", ("supervised",), "median"),
+    "SD-KD with FitNet / SD-KD": ("sd_kd_fitnet", ("sd_kd",), "median"),
+    "SD-KD with SP / SD-KD": ("sd_kd_sp", ("sd_kd",), "median"),
     "SD-KD, teacher in bfloat16 / SD-KD": ("sd_kd_bfloat16", ("sd_kd",), "median"),
     "SD-KD, teacher in bfloat16 / `keras.distillation`": (
         "sd_kd_bfloat16", ("keras_kd",), "median",

@@ -1,13 +1,17 @@
 """Scale-decoupled knowledge distillation (SDD, CVPR 2024) for Keras 3."""
 
-from keras_sdd import converters, data, distribution, losses, models, optimizers, schedules
+from keras_sdd import converters, data, distribution, losses, models, optimizers, schedules, terms
 from keras_sdd.cache import cache_teacher
-from keras_sdd.distiller import SDDDistiller
+from keras_sdd.distiller import Distiller
+from keras_sdd.folding import fold_batch_norm
 from keras_sdd.heads import expose_spatial_logits
+from keras_sdd.networks import Network
 from keras_sdd.pooling import pool_cells
-from keras_sdd.teachers import fold_batch_norm
+from keras_sdd.sdd import SDDDistiller
 
 __all__ = [
+    "Distiller",
+    "Network",
     "SDDDistiller",
     "cache_teacher",
     "converters",
@@ -20,5 +24,6 @@ __all__ = [
     "optimizers",
     "pool_cells",
     "schedules",
+    "terms",
 ]
 __version__ = "0.1.0"

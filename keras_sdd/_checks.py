@@ -1,11 +1,8 @@
 """Checks of arguments, worded alike everywhere."""
 
 import difflib
-import inspect
 import math
 import numbers
-
-import keras
 
 
 def check_scales(scales):
@@ -90,33 +87,3 @@ def find_near(value, known, cutoff=0.4):
         cutoff: how alike they must be, from 0 (not at all) to 1 (equal).
     """
     return difflib.get_close_matches(str(value), known, n=5, cutoff=cutoff) or list(known)
-
-
-def check_loss(loss):
-    """Return `loss` as a Keras loss or function if it takes labels and logits of classes.
-
-    Raises:
-        ValueError: if it is several losses, expects probabilities, or is one for multi-label
-            targets; the message has the replacement to type.
-    """
-    if isinstance(loss, (list, tuple, dict)):
-        raise ValueError(f"`loss` must be one loss, for the class logits. Received: loss={loss!r}")
-    received, loss = loss, keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        name, config = type(loss).__name__, loss.get_config()
-    else:
-        name = getattr(loss, "__name__", type(loss).__name__).title().replace("_", "")
-        config = {k: v.default for k, v in inspect.signature(loss).parameters.items()}
-    if "Binary" in name:
-        raise ValueError(
-            "SDDDistiller trains on one class per image, not on multi-label targets. Leave "
-            f"loss=None for cross-entropy. Received: loss={received!r}"
-        )
-    probabilities = name in ("KLDivergence", "KlDivergence", "Poisson")
-    if probabilities or config.get("from_logits") is False:
-        name = "CategoricalCrossentropy" if probabilities else name
-        raise ValueError(
-            "The student's outputs are logits and this loss expects probabilities. Use "
-            f"loss=keras.losses.{name}(from_logits=True), or loss=None. Received: loss={received!r}"
-        )
-    return loss

@@ -1,56 +1,39 @@
-"""`SDDDistiller`: a Keras model that trains a student with a teacher's cells."""
-
-import types
+"""`Distiller`: a Keras model that trains a student with labels and terms that read a teacher."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sdd import _backend
-from keras_sdd._checks import check_loss, check_number, check_scales, check_word
-from keras_sdd.distribution import check_prepared
-from keras_sdd.heads import class_logits, expose_cells
-from keras_sdd.losses import KD, CrossEntropy, ScaleDecoupled
-from keras_sdd.losses.cross_entropy import class_indices
-from keras_sdd.teachers import check_pair, prepare_teacher
-
-_TRACKED = ("student_loss", "distillation_loss", "complementary_fraction", "teacher_agreement")
-
-
-class _Reduction(keras.losses.Loss):
-    """Reduces per-sample values as Keras reduces any loss: weights, batch mean, replicas."""
-
-    def call(self, values, _):
-        return values
+from keras_sdd._checks import check_number, check_word
+from keras_sdd._devices import check_prepared
+from keras_sdd.losses.base import average
+from keras_sdd.losses.cross_entropy import check_labels, find_student_loss
+from keras_sdd.networks import Network
+from keras_sdd.teachers import FrozenTeacher, check_pair
+from keras_sdd.terms.base import add_scalar, check_reading, check_terms, to_number
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
-class SDDDistiller(keras.Model):
-    """Trains a student classifier with labels and with a frozen teacher's regional logits.
+class Distiller(keras.Model):
+    """Trains a student classifier with labels and with terms that compare it with a frozen teacher.
 
-    The loss is student_loss_weight * (loss given to `compile`) + distillation_weight *
-    `ScaleDecoupled(distillation_loss)` + the student's own regularization (eq. 11 of the SDD
-    paper). `evaluate` and `predict` run the student alone and see its class logits.
+    The loss is student_loss_weight * (loss given to `compile`) + the weighted terms + the student's
+    and the terms' own regularization. `evaluate` and `predict` run the student alone and see its
+    class logits. Targets are labels, or a dict of `"labels"` and whatever the terms ask for; with
+    `"teacher"`, what the terms read of the teacher as `compute_teacher_targets` gives it, the
+    teacher does not run.
 
-    Logged in training, besides the metrics of `compile`: `loss`; its terms, weighted,
-    `student_loss` and `distillation_loss`; `complementary_fraction`, the part of the cells that is
-    complementary; `teacher_agreement`, the part of the samples for which teacher and student
-    predict the same class.
+    Logged in training, besides the metrics of `compile`: `loss`, and its parts, weighted:
+    `student_loss` and each term under its name. `SDDDistiller` is one with the paper's term.
 
     Args:
         teacher, student: built functional or Sequential Keras classifiers of the same input shape
             and classes, or models with outputs `{"logits", "spatial_logits"}`, as
             `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed.
-        distillation_loss: a `keras_sdd.losses.LogitLoss`; `KD()` if None.
-        scales: the scales M. (1,) is plain KD, DKD or NKD, for any classifier.
-        consistent_weight, complementary_weight: weights of the two kinds of cells; the second is
-            beta of the paper.
-        consistency, reduction: as for `keras_sdd.losses.ScaleDecoupled`.
-        pooling: as for `keras_sdd.pool_cells`.
-        student_loss_weight: weight of the loss on the labels.
-        distillation_weight: weight of the distillation term; alpha of the paper.
-        warmup_steps: number of training steps over which the distillation weight grows linearly:
-            step k, counted from 1, has min(k / warmup_steps, 1) of it. 0 for none.
+        terms: list of `keras_sdd.terms.Term`, of different names. A term belongs to one distiller.
+        student_loss_weight: weight of the loss on the labels; as an attribute a variable, and what
+            is assigned to it holds from the next step on.
         fold_teacher: whether a copy of the teacher runs in training that has its batch norms
             folded into other layers, as by `keras_sdd.fold_batch_norm`. Where a layer stands in
             the way, it runs as given. Told at level INFO of the logger "keras_sdd".
@@ -59,25 +42,16 @@ class SDDDistiller(keras.Model):
         **kwargs: of `keras.Model`.
 
     Raises:
-        ValueError: for models or options that do not fit; the message says what was received.
-
-    Source: "Scale Decoupled Distillation" (CVPR 2024).
+        ValueError: for models, terms or options that do not fit; the message says what was
+            received.
     """
 
     def __init__(
         self,
         teacher,
         student,
-        distillation_loss=None,
-        scales=(1, 2, 4),
-        consistent_weight=1.0,
-        complementary_weight=2.0,
-        consistency="label",
-        pooling="direct",
-        reduction="mean",
+        terms,
         student_loss_weight=1.0,
-        distillation_weight=1.0,
-        warmup_steps=0,
         fold_teacher=True,
         teacher_dtype=None,
         **kwargs,
@@ -85,55 +59,43 @@ class SDDDistiller(keras.Model):
         check_pair(teacher, student)
         # The policy decides on loss scaling; casting the inputs is left to the models.
         super().__init__(**{"dtype": student.dtype_policy, "autocast": False} | kwargs)
-        self.teacher = teacher
-        self.student = student
-        self.scales = check_scales(scales)
-        self.pooling = check_word("pooling", pooling, ("direct", "nested"))
-        self.scale_decoupled_loss = ScaleDecoupled(
-            KD() if distillation_loss is None else distillation_loss,
-            consistent_weight,
-            complementary_weight,
-            consistency,
-            reduction,
-            include_global=1 in self.scales,
-        )
-        self.student_loss_weight = check_number("student_loss_weight", student_loss_weight)
-        self.distillation_weight = check_number("distillation_weight", distillation_weight)
-        self.warmup_steps = check_number("warmup_steps", warmup_steps)
+        self.teacher, self.student = teacher, student
+        self.terms = check_terms(terms)
         self.fold_teacher = bool(fold_teacher)
         self.teacher_dtype = teacher_dtype
         if teacher_dtype is not None:
             check_word("teacher_dtype", teacher_dtype, ("float32", "bfloat16", "float16"))
-        self._build_networks()
-        # Part of the state of a step, so that the ramp survives tracing, resuming and saving.
-        self._warmup_step = self.add_weight(
-            name="warmup_step", initializer="zeros", trainable=False, autocast=False,
-            dtype="float32", aggregation="only_first_replica",
-        )  # fmt: skip
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in _TRACKED}
-        self._reduce = _Reduction(name="distillation", dtype="float32")
+        weight = check_number("student_loss_weight", student_loss_weight)
+        self._student_loss_weight = add_scalar(self, "student_loss_weight", weight)
+        self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self._evaluates = False
+        self._read_networks()
         self.built = True
 
-    def _build_networks(self):
-        """Build what a step runs: teacher's cells, student's logits and cells."""
-        copy = prepare_teacher(self.teacher, self.fold_teacher, self.teacher_dtype)
-        cell_scales = (1, *(m for m in self.scales if m != 1))
-        teacher, student = (
-            expose_cells(model, cell_scales, self.pooling)
-            for model in (copy.model if copy else self.teacher, self.student)
-        )
-        # Hidden from Keras's tracking: other views of what the two models own.
-        self._networks = types.SimpleNamespace(
-            teacher=keras.Model(teacher.input, teacher.output["cells"]),
-            student=student,
-            teacher_copy=copy,
-            is_stale=False,  # whether weights were loaded that the copy does not have
-        )
+    def _read_networks(self):
+        """Let the terms read both networks, and build what a step runs: one model of each."""
+        teacher, student = Network(self.teacher, frozen=True), Network(self.student)
+        read = {x.name: check_reading(x, x.read_teacher(teacher)) for x in self.terms}
+        learned = {x.name: check_reading(x, x.read_student(student)) for x in self.terms}
+        # Both are views of what the two models own, in objects that Keras does not look into.
+        self._frozen = FrozenTeacher(teacher.select(read), self.fold_teacher, self.teacher_dtype)
+        self._view = student
+        student.select({"logits": student.logits} | learned)
+        for term in self.terms:
+            readings = (read[term.name], learned[term.name])
+            term.build(*({name: x.shape for name, x in part.items()} for part in readings))
+
+    @property
+    def student_loss_weight(self):
+        return self._student_loss_weight
+
+    @student_loss_weight.setter
+    def student_loss_weight(self, value):
+        self._student_loss_weight.assign(check_number("student_loss_weight", value))
 
     def call(self, inputs, training=False):
-        """Class logits (B, K) of the student; in training, a dict with its cells (B, N, K) too."""
-        outputs = self._networks.student(inputs, training=training)
+        """Class logits (B, K) of the student; in training, a dict with what the terms read too."""
+        outputs = self._view.selection(inputs, training=training)
         return outputs if training else outputs["logits"]
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
@@ -143,7 +105,7 @@ class SDDDistiller(keras.Model):
             optimizer, metrics: as in Keras; metrics see the student's class logits.
             loss: loss of the student's logits on the labels; None for cross-entropy, whichever
                 kind of labels comes.
-            loss_weights: None; the weights are arguments of the distiller.
+            loss_weights: None; the weights are arguments of the distiller and of its terms.
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
@@ -151,10 +113,10 @@ class SDDDistiller(keras.Model):
         """
         if loss_weights is not None:
             raise ValueError(
-                "Pass student_loss_weight and distillation_weight to SDDDistiller instead of "
-                f"loss_weights to compile. Received: loss_weights={loss_weights!r}"
+                "The weights of the loss are student_loss_weight of the distiller and those of its "
+                f"terms, not loss_weights of compile. Received: loss_weights={loss_weights!r}"
             )
-        self._student_loss = check_loss(CrossEntropy() if loss is None else loss)
+        self._student_loss = find_student_loss(loss)
         super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
 
     def get_compile_config(self):
@@ -173,15 +135,7 @@ class SDDDistiller(keras.Model):
             check_prepared(self)
         self.refresh_teacher()  # the teacher itself may have been trained or loaded
         if isinstance(y, np.ndarray):
-            num_classes = class_logits(self.student).shape[-1]
-            indices = ops.convert_to_numpy(class_indices(ops.convert_to_tensor(y), num_classes))
-            wrong = np.flatnonzero((indices < 0) | (indices >= num_classes))
-            if wrong.size:
-                raise ValueError(
-                    f"Labels must be classes in [0, {num_classes}), or one-hot or soft rows that "
-                    f"sum to 1 (multi-label targets are not supported). Received: {wrong.size} "
-                    f"others, the first y[{wrong[0]}] = {y[wrong[0]]}"
-                )
+            check_labels(y, self._view.num_classes)
         return super().fit(x, y, *args, **kwargs)
 
     def refresh_teacher(self):
@@ -190,69 +144,68 @@ class SDDDistiller(keras.Model):
         `fit` begins with it, and so does the first step after `compile` or after loading weights
         into the distiller. It is for `train_on_batch` with a teacher that was changed by hand.
         """
-        self._networks.is_stale = False
-        if self._networks.teacher_copy:
-            self._networks.teacher_copy.refresh()
+        self._frozen.refresh()
 
     def make_train_function(self, force=False):
         """Keras's, which `train_on_batch` calls in every step and `fit` once."""
-        if self.train_function is None or self._networks.is_stale:
+        if self.train_function is None or self._frozen.is_stale:
             self.refresh_teacher()
         return super().make_train_function(force)
 
     @property
-    def teacher_cells_shape(self):
-        """(N, K) of the teacher's cells of a sample."""
-        return tuple(self._networks.teacher.output.shape[1:])
+    def teacher_targets_spec(self):
+        """What `compute_teacher_targets` gives, as symbolic tensors."""
+        return {"teacher": self._frozen.network.output}
 
-    def compute_teacher_cells(self, x):
-        """The teacher's cells as in training: NumPy float32 (B, N, K) for a batch `x`."""
-        if self._networks.is_stale:
-            self.refresh_teacher()
-        cells = self._networks.teacher.predict_on_batch(x)
-        # Every replica of a TensorFlow strategy computes the whole batch.
-        return np.asarray(ops.convert_to_numpy(cells[: len(x)]), "float32")
+    def compute_teacher_targets(self, x):
+        """What the terms read of the teacher, as targets that let a step do without it.
+
+        Args:
+            x: a batch of images.
+
+        Returns:
+            `{"teacher": {TERM: {NAME: array}}}`, NumPy float32 arrays (B, ...).
+        """
+        return {"teacher": self._frozen.predict(x)}
 
     def train_step(self, *state_and_data):
-        """Add the teacher's cells to the targets and hand on to Keras's own training step."""
+        """Add what the terms read of the teacher to the targets; hand on to Keras's own step."""
         *state, data = state_and_data
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if not (isinstance(y, dict) and "teacher_cells" in y):
+        targets = self.name_targets(y)
+        if "teacher" not in targets:
             x = keras.tree.map_structure(ops.convert_to_tensor, x)
-            cells = _backend.run_teacher(self, self._networks.teacher, state, x)
-            y = {"labels": _labels(y), "teacher_cells": cells}
-        return super().train_step(*state, (x, y, sample_weight))
+            outputs = _backend.run_teacher(self, self._frozen.network, state, x)
+            targets = targets | {"teacher": outputs}
+        missing = [term.name for term in self.terms if term.name not in targets["teacher"]]
+        if missing:
+            raise ValueError(
+                "The data set carries what some terms read of the teacher, and others have to be "
+                f"there too: make its cache again. Received: nothing for {', '.join(missing)}"
+            )
+        return super().train_step(*state, (x, targets, sample_weight))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The total loss; `y` and `y_pred` are dicts in training, labels and logits otherwise."""
-        labels = _labels(y)
+        targets = self.name_targets(y)
         if not isinstance(y_pred, dict):
-            return self._supervised(labels, y_pred, sample_weight) + self._regularization()
-        cells, teacher_cells = y_pred["cells"], y["teacher_cells"]
-        indices = class_indices(ops.convert_to_tensor(labels), cells.shape[-1])
-        values = self.scale_decoupled_loss(indices, teacher_cells, cells)
-        weight = self.distillation_weight * self._advance_warmup()
-        distillation = weight * self._reduce(values, values, sample_weight)
-        supervised = self._supervised(labels, y_pred["logits"], sample_weight)
-        supervised = self.student_loss_weight * supervised
-        predicted = ops.argmax(y_pred["logits"], axis=-1)
-        complementary = self.scale_decoupled_loss.complementary(indices, teacher_cells)
-        batch = ops.shape(predicted)[0]
-        replicas = _backend.count_replicas()
-        self._trackers["student_loss"].update_state(replicas * supervised, batch)
-        self._trackers["distillation_loss"].update_state(replicas * distillation, batch)
-        self._trackers["complementary_fraction"].update_state(complementary)
-        self._trackers["teacher_agreement"].update_state(
-            ops.argmax(teacher_cells[:, 0], axis=-1) == predicted
-        )
-        return supervised + distillation + self._regularization()
+            return self._supervise(targets["labels"], y_pred, sample_weight) + self._regularize()
+        supervised = self._supervise(targets["labels"], y_pred["logits"], sample_weight)
+        total = self._student_loss_weight * supervised
+        batch_size = ops.shape(y_pred["logits"])[0]
+        self._student_loss_tracker.update_state(_backend.count_replicas() * total, batch_size)
+        for term in self.terms:
+            read, learned = targets["teacher"][term.name], y_pred[term.name]
+            total = total + term.compute(read, learned, targets, sample_weight, batch_size)
+        return total + self._regularize()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the metrics of `compile` with labels and logits, and collect all results."""
         training = isinstance(y_pred, dict)
         logits = y_pred["logits"] if training else y_pred
-        results = super().compute_metrics(x, _labels(y), logits, sample_weight)
-        return results if training else self._without_trackers(results)
+        labels = self.name_targets(y)["labels"]
+        results = super().compute_metrics(x, labels, logits, sample_weight)
+        return results if training else self._without_training(results)
 
     def evaluate(self, *args, **kwargs):
         """Evaluate the student, as `keras.Model.evaluate` does."""
@@ -265,49 +218,66 @@ class SDDDistiller(keras.Model):
     def get_metrics_result(self):
         """All results. Keras reads them here, exact over replicas, if names are those of steps."""
         results = super().get_metrics_result()
-        return self._without_trackers(results) if self._evaluates else results
+        return self._without_training(results) if self._evaluates else results
 
-    def _without_trackers(self, results):
+    def _without_training(self, results):
         """Leave out what only training updates."""
-        return {name: value for name, value in results.items() if name not in self._trackers}
+        trained = {"student_loss"} | {x.name for term in self.terms for x in term.metrics}
+        return {name: value for name, value in results.items() if name not in trained}
 
-    def _supervised(self, labels, logits, sample_weight):
+    def name_targets(self, y):
+        """The targets of a step as a dict: labels alone, or what the data set calls by name."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} needs labels: fit(x, y), or a data set of (x, y)."
+            )
+        targets = y if isinstance(y, dict) else {"labels": y}
+        if "labels" not in targets:
+            raise ValueError(
+                'Targets must be labels, or a dict of "labels" and, if it is to skip the teacher, '
+                f"{self._skipping}. Received: a dict with keys {sorted(y)}"
+            )
+        return targets
+
+    _skipping = '"teacher"'
+
+    def _supervise(self, labels, logits, sample_weight):
         if isinstance(self._student_loss, keras.losses.Loss):
             return self._student_loss(labels, logits, sample_weight)
-        values = self._student_loss(labels, logits)
-        return self._reduce(values, values, sample_weight)
+        return average(self._student_loss(labels, logits), sample_weight)
 
-    def _regularization(self):
+    def _regularize(self):
         total = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
         return total / _backend.count_replicas()
 
-    def _advance_warmup(self):
-        """Count a step and return its part of the distillation weight."""
-        if not self.warmup_steps:
-            return 1.0
-        step = ops.minimum(self._warmup_step + 1.0, self.warmup_steps)
-        self._warmup_step.assign(step)
-        return step / self.warmup_steps
-
-    # The teacher is frozen whatever `trainable` says of it: only the student counts as trainable.
+    # The teacher is frozen whatever `trainable` says of it: student and terms train.
 
     @property
     def trainable_variables(self):
-        return self.student.trainable_variables if self.trainable else []
+        parts = (self.student, *self.terms) if self.trainable else ()
+        return [v for part in parts for v in part.trainable_variables]
 
     @property
     def non_trainable_variables(self):
         # Of the teacher, those that the step reads.
         others = _without(self.variables, self.trainable_variables + self.teacher.variables)
-        return others + self._networks.teacher.variables
+        return others + self._frozen.variables
 
     @property
     def trainable_weights(self):
-        return self.student.trainable_weights if self.trainable else []
+        return self.trainable_variables
 
     @property
     def non_trainable_weights(self):
         return _without(self.weights, self.trainable_weights)
+
+    @property
+    def moving_statistics(self):
+        """Variables that devices average, as each sees its own part of a batch."""
+        layers = [x for term in self.terms for x in term._flatten_layers(include_self=False)]
+        norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization)]
+        parts = (self.student, *norms)
+        return [v for part in parts for v in part.non_trainable_variables]
 
     def zero_grad(self, set_to_none=True):
         """Forget the gradients of PyTorch; Keras would look for some in the teacher every step."""
@@ -317,9 +287,10 @@ class SDDDistiller(keras.Model):
     # Keras saves no state of random layers; a run with dropout resumes exactly only with it.
 
     def _saved_state(self):
-        seeds = _without(self.student.variables, self.student.weights)
-        names = [f"random_state_{i}" for i in range(len(seeds))]
-        return dict(zip(names, seeds, strict=True)) | {"warmup_step": self._warmup_step}
+        parts = (self.student, *self.terms)
+        seeds = [v for part in parts for v in _without(part.variables, part.weights)]
+        states = {f"random_state_{i}": seed for i, seed in enumerate(seeds)}
+        return states | {"student_loss_weight": self._student_loss_weight}
 
     def save_own_variables(self, store):
         for name, variable in self._saved_state().items():
@@ -328,45 +299,20 @@ class SDDDistiller(keras.Model):
     def load_own_variables(self, store):
         for name, variable in self._saved_state().items():
             variable.assign(store[name])
-        self._networks.is_stale = True  # the teacher's weights come with these
+        self._frozen.expire()  # the teacher's weights come with these
 
     def get_config(self):
-        loss = self.scale_decoupled_loss
-        names = (
-            *("scales", "pooling", "student_loss_weight", "distillation_weight", "warmup_steps"),
-            *("fold_teacher", "teacher_dtype"),
-        )
-        loss_names = ("consistent_weight", "complementary_weight", "consistency", "reduction")
         serialize = keras.saving.serialize_keras_object
-        return (
-            super().get_config()
-            | {name: getattr(self, name) for name in names}
-            | {name: getattr(loss, name) for name in loss_names}
-            | {"teacher": serialize(self.teacher), "student": serialize(self.student)}
-            | {"distillation_loss": serialize(loss.loss)}
-        )
+        parts = {name: serialize(getattr(self, name)) for name in ("teacher", "student", "terms")}
+        options = {name: getattr(self, name) for name in ("fold_teacher", "teacher_dtype")}
+        weight = {"student_loss_weight": to_number(self._student_loss_weight)}
+        return super().get_config() | parts | options | weight
 
     @classmethod
     def from_config(cls, config):
-        parts = ("teacher", "student", "distillation_loss")
-        deserialize = keras.saving.deserialize_keras_object
-        return cls(**config | {name: deserialize(config[name]) for name in parts})
+        return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
 
 
 def _without(variables, left_out):
     ids = {id(v) for v in left_out}
     return [v for v in variables if id(v) not in ids]
-
-
-def _labels(y):
-    """The labels among the targets of a step, or of a data set that carries teacher cells."""
-    if y is None:
-        raise ValueError("SDDDistiller needs labels: fit(x, y), or a data set of (x, y).")
-    if not isinstance(y, dict):
-        return y
-    if "labels" not in y:
-        raise ValueError(
-            'Targets must be labels, or a dict {"labels", "teacher_cells"}. Received: a dict with '
-            f"keys {sorted(y)}"
-        )
-    return y["labels"]

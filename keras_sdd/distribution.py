@@ -19,15 +19,12 @@ import contextlib
 import dataclasses
 import importlib
 import os
-import weakref
 
 import keras
 
 from keras_sdd._checks import check_number
+from keras_sdd._devices import note_prepared, note_started
 from keras_sdd.data.pipeline import keep_part
-
-_started: list = []  # the `Devices` of this program
-_prepared: weakref.WeakSet = weakref.WeakSet()  # optimizers of the models that know of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Devices:
         if getattr(model, "optimizer", None) is None or not model.built:
             raise ValueError(f"Build and compile the model before prepare. Received: {model!r}")
         _import_engine().prepare(model)
-        _prepared.add(model.optimizer)
+        note_prepared(model)
         return model
 
     def shard(self, dataset, drop_remainder=False):
@@ -161,17 +158,8 @@ def initialize(timeout=600.0):
             f"{os.environ['WORLD_SIZE']}"
         )
     devices = Devices(**_import_engine().start(timeout))
-    _started.append(devices)
+    note_started(devices)
     return devices
-
-
-def check_prepared(model):
-    """Raise a RuntimeError if `model` is about to train on one of several devices by itself."""
-    if any(x.num_devices > 1 for x in _started) and model.optimizer not in _prepared:
-        raise RuntimeError(
-            "Several devices are set up, of which this model does not know: call "
-            f"devices.prepare(model) after every compile. Received: {model!r}"
-        )
 
 
 def _import_engine():

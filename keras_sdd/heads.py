@@ -5,15 +5,17 @@ average (eq. 4-5 of the SDD paper). The search walks from the model's output bac
 map, into nested models where it must; the head is then rebuilt on the model's own layers.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 from keras import layers, ops
 
-from keras_sdd._checks import check_scales
-from keras_sdd.pooling import CellPooling
+from keras_sdd.graphs import find_makers, is_functional, is_kind, is_vector, lift, rebuild
+from keras_sdd.normalization import is_batch_norm
 
 _LINEAR, _SOFTMAXES = keras.activations.linear, (keras.activations.softmax, ops.softmax)
 _RESHAPES = ("Reshape", "Flatten", "Identity", "Squeeze", "Cast")
@@ -71,30 +73,9 @@ def expose_spatial_logits(model, feature_layer=None, classifier_layer=None):
     check_classifier(model)
     if is_exposed(model):
         return model
-    vector, maps, classify = find_head(model, feature_layer, classifier_layer)
-    return _rebuild(model, {"logits": classify(vector), "spatial_logits": classify(maps)})
-
-
-def expose_cells(model, scales, pooling="direct"):
-    """As `expose_spatial_logits`, with outputs `{"logits": (B, K), "cells": (B, N, K)}`.
-
-    The features are pooled first and classified after: the same values, as the classifier is
-    linear, for N instead of H * W projections per image. With `scales` (1,) any model that ends in
-    a Dense or Conv2D layer will do: the one cell is its logits.
-    """
-    scales = check_scales(scales)
-    check_classifier(model)
-    if is_exposed(model):
-        vector, maps, classify = model.output["logits"], model.output["spatial_logits"], _LINEAR
-    else:
-        vector, maps, classify = find_head(model, logits_only=scales == (1,))
-    logits = classify(vector)
-    if maps is None:
-        cells = layers.Reshape((1, -1), dtype=logits.dtype, name="head_cells")(logits)
-    else:
-        pool = CellPooling(scales, pooling, dtype=maps.dtype, name="head_cells")
-        cells = classify(pool(maps))
-    return _rebuild(model, {"logits": logits, "cells": cells})
+    head = find_head(model, feature_layer, classifier_layer)
+    outputs = {"logits": head.classify(head.vector), "spatial_logits": head.classify(head.maps)}
+    return rebuild(model, outputs)
 
 
 def is_exposed(model):
@@ -134,41 +115,66 @@ def check_classifier(model):
     raise ValueError(f"The model {model.name!r} ({type(model).__name__}) {fault}.")
 
 
-def find_head(model, feature_layer=None, classifier_layer=None, logits_only=False):
-    """Find what a functional classifier pools, and what it makes of that.
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What a classifier pools, and what it makes of that.
 
-    Returns the pooled vector (B, C), the map (B, H, W, C) and the function that takes both to
-    logits. With `logits_only` any pooling will do, also none, and the map is None. The other
-    arguments and the errors are those of `expose_spatial_logits`.
+    Attributes:
+        vector: symbolic (B, C), the model's own pooling of the whole map.
+        maps: symbolic (B, H, W, C), what it pools; None if that was not looked for.
+        operations: what takes features (..., C) to logits (..., K), in order.
     """
-    positionwise: list[Callable] = []
+
+    vector: Any
+    maps: Any
+    operations: tuple[Callable, ...]
+
+    def classify(self, features):
+        """Symbolic logits (..., K) of features (..., C)."""
+        for operation in self.operations:
+            features = operation(features)
+        return features
+
+
+def find_head(model, feature_layer=None, classifier_layer=None, logits_only=False, frozen=False):
+    """Find the `Head` of a functional classifier.
+
+    With `logits_only` any pooling will do, also none: the vector is then what the last layer takes,
+    and the map is None. A head that is `frozen`, in inference mode for good, may have batch norms,
+    which are linear then. The other arguments and the errors are those of `expose_spatial_logits`.
+    """
+    if is_exposed(model):
+        return Head(model.output["logits"], model.output["spatial_logits"], ())
+    operations: list[Callable] = []
     for node, tensor, calls in _walk_back(model):
-        operation, at_end = node.operation, not positionwise
+        operation, at_end = node.operation, not operations
         data_format = None if at_end else _pooled_format(operation, tensor, feature_layer)
         if _is_linear(operation, at_end, classifier_layer):
             if at_end and classifier_layer not in (None, operation, operation.name):
                 _refuse(operation, f"is the classifier, not classifier_layer={classifier_layer!r}")
-            positionwise.insert(0, PositionwiseClassifier(operation))
+            operations.insert(0, PositionwiseClassifier(operation))
         elif data_format:
             _check_features(operation, tensor, data_format, feature_layer)
         elif is_kind(operation, *_DROPOUTS) and not operation.input_spec and not at_end:
             # Called as the model calls it: some drop in inference too, with training=True.
-            positionwise.insert(0, functools.partial(operation, **node.arguments.kwargs))
+            operations.insert(0, functools.partial(operation, **node.arguments.kwargs))
+        elif frozen and not at_end and is_batch_norm(operation) and len(tensor.shape) == 2:
+            operations.insert(0, PositionwiseClassifier(operation))
         elif not _keeps_vector(operation, tensor, at_end):
             _refuse_operation(operation, tensor, at_end)
-        if data_format or (logits_only and positionwise):
-            features = _lift(tensor, calls)
+        if data_format or (logits_only and operations):
+            features = lift(tensor, calls)
             vector = operation(features) if data_format else features
             vector = layers.Flatten(dtype=vector.dtype, name="head_vector")(vector)
             maps = _as_map(features, data_format) if data_format else None
-            return vector, maps, lambda x: functools.reduce(lambda y, f: f(y), positionwise, x)
+            return Head(vector, maps, tuple(operations))
     raise ValueError(
         f"The head cannot be exposed: {model.name!r} has no pooling before its classifier, so that "
         f"regions have no logits; pool its map, {_OTHERWISE}."
     )
 
 
-def _walk_back(model):
+def _walk_back(model) -> Iterator[tuple]:
     """Yield what computes the model's output, last first: (node, tensor, calls).
 
     That is the call of an operation, its input, and the (nested model, its node) pairs that
@@ -195,24 +201,6 @@ def _walk_back(model):
             _refuse(operation, f"joins several tensors (masks count), {_OTHERWISE}")
 
 
-def _lift(tensor, calls):
-    """Bring a tensor of nested models into the graph of the outermost one."""
-    for nested, node in reversed(calls):
-        part = _rebuild(nested, tensor, "features")
-        tensors = keras.tree.pack_sequence_as(part.input, node.input_tensors)
-        training = node.arguments.kwargs.get("training", *node.arguments.args[1:2])
-        tensor = part(tensors) if training is None else part(tensors, training=training)
-    return tensor
-
-
-def _rebuild(model, outputs, suffix="exposed"):
-    """A model from the inputs of `model` to other tensors of its graph."""
-    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    rebuilt = keras.Model(inputs, outputs, name=f"{model.name}_{suffix}")
-    rebuilt.dtype_policy = model.dtype_policy  # decides on loss scaling in training
-    return rebuilt
-
-
 def _as_map(features, data_format):
     """Make a map (B, H, W, C) of one in another layout, or of tokens (B, H * H, C)."""
     options = {"dtype": features.dtype, "name": "head_map"}
@@ -222,17 +210,6 @@ def _as_map(features, data_format):
     if data_format == "channels_first":
         return layers.Permute((2, 3, 1), **options)(features)
     return features
-
-
-def is_kind(operation, *kinds):
-    """Whether an operation is of one of `kinds`, by name, and does what Keras itself defines."""
-    names = {cls.__name__ for cls in type(operation).__mro__}
-    return type(operation).call.__module__.startswith("keras.src.") and bool(names & set(kinds))
-
-
-def is_functional(operation):
-    """Whether an operation is a built model whose graph says all that its `call` does."""
-    return is_kind(operation, "Model") and bool(getattr(operation, "outputs", None))
 
 
 def _is_linear(operation, at_end, classifier_layer=None):
@@ -255,10 +232,9 @@ def _keeps_vector(operation, tensor, at_end):
     """Whether an operation passes on (B, C), (B, 1, 1, C) ... as it is, but for a last softmax."""
     if is_kind(operation, "Activation"):
         return operation.activation is _LINEAR or (at_end and operation.activation in _SOFTMAXES)
-    sizes = tuple(tensor.shape[1:])
-    is_vector = None not in sizes and max(sizes, default=1) == math.prod(sizes)
-    softmax = at_end and is_kind(operation, "Softmax") and operation.axis in (-1, len(sizes))
-    return is_vector and (softmax or is_kind(operation, *_RESHAPES))
+    last = (-1, len(tensor.shape) - 1)
+    softmax = at_end and is_kind(operation, "Softmax") and operation.axis in last
+    return is_vector(tensor) and (softmax or is_kind(operation, *_RESHAPES))
 
 
 def _pooled_format(operation, tensor, feature_layer):
@@ -279,16 +255,9 @@ def _pooled_format(operation, tensor, feature_layer):
     return None
 
 
-def _makers(tensor):
-    """The operations that a tensor comes out of: nested models, outermost first, then a layer."""
-    operation, _, index = tensor._keras_history
-    inner = _makers(operation.outputs[index]) if is_functional(operation) else []
-    return [operation, *inner]
-
-
 def _check_features(pooling, features, data_format, feature_layer):
     """Raise a ValueError if the pooled tensor is not a map that can be told apart by position."""
-    makers, shape = _makers(features), tuple(features.shape)
+    makers, shape = find_makers(features), tuple(features.shape)
     square = shape[1] is not None and math.isqrt(shape[1]) ** 2 == shape[1]
     if feature_layer not in (None, *makers, *(x.name for x in makers)):
         reason = f"the output of {makers[0].name!r}, not of feature_layer={feature_layer!r}"
@@ -322,7 +291,7 @@ def _refuse_operation(operation, tensor, at_end):
     elif is_kind(operation, *_MAXIMA):
         reason = (
             "pools by maximum, which is not the mean of the regions; to use the map before it, "
-            f"pass feature_layer={_makers(tensor)[0].name!r} to expose_spatial_logits"
+            f"pass feature_layer={find_makers(tensor)[0].name!r} to expose_spatial_logits"
         )
     else:
         reason = (

@@ -136,3 +136,39 @@ def train(teacher, student, batches, scales, formula, rate, momentum, loss_weigh
             velocity[i] = momentum * velocity[i] - rate * g
             student.weights[i] = student.weights[i] + velocity[i]
     return np.array(terms)
+
+
+def sp(teacher_map, student_map):
+    """Mean over its row of the squared difference of normalized similarities: (B,)."""
+
+    def similarities(maps):
+        flat = maps.reshape(len(maps), -1)
+        products = flat @ flat.T
+        return products / np.maximum(np.linalg.norm(products, axis=1, keepdims=True), 1e-12)
+
+    return np.mean((similarities(teacher_map) - similarities(student_map)) ** 2, axis=1)
+
+
+def convolve(maps, kernel, strides=1):
+    """Convolve (B, H, W, C) with (h, w, C, K), without padding."""
+    height, width = kernel.shape[:2]
+    rows = range(0, maps.shape[1] - height + 1, strides)
+    columns = range(0, maps.shape[2] - width + 1, strides)
+    windows = [[maps[:, i : i + height, j : j + width] for j in columns] for i in rows]
+    return np.einsum("ijbhwc,hwck->bijk", np.array(windows), kernel)
+
+
+def fitnet(teacher_map, student_map, kernel, bias, gamma, beta):
+    """Mean squared distance of ReLU(batch norm(convolution)) to the teacher's map: (B,)."""
+    (_, height, *_), (_, student_height, *_) = teacher_map.shape, student_map.shape
+    if student_height == 2 * height:
+        maps = convolve(np.pad(student_map, [(0, 0), (1, 1), (1, 1), (0, 0)]), kernel, 2)
+    elif 2 * student_height == height:  # what a convolution of stride 2 is the gradient of
+        spread = np.zeros((len(student_map), height + 3, height + 3, student_map.shape[-1]))
+        spread[:, 2 : 2 + height : 2, 2 : 2 + height : 2] = student_map
+        maps = convolve(spread, kernel[::-1, ::-1].swapaxes(2, 3))
+    else:
+        maps = convolve(student_map, kernel)
+    maps = maps + bias
+    normalized = (maps - maps.mean((0, 1, 2))) / np.sqrt(maps.var((0, 1, 2)) + 1e-5)
+    return np.mean((np.maximum(normalized * gamma + beta, 0) - teacher_map) ** 2, axis=(1, 2, 3))

@@ -19,6 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from classifiers import build_cnn, copy_weights, draw_data, spread_predictions
+from terms.table import TERMS
+from terms_of_users import Remembering
 
 from keras_sdd import SDDDistiller, cache_teacher, distribution, optimizers
 from keras_sdd.losses import CrossEntropy
@@ -33,16 +35,20 @@ X, Y = draw_data(TRAIN + TEST)
 CLIPNORM = 0.7  # of gradients between 0.5 and 1.1
 
 
+# Of a batch of 8 both halves are the same, as then are their statistics.
+HALVES = np.arange(TRAIN) - np.arange(TRAIN) % 8 + np.arange(TRAIN) % 4
+
+
 def make_data(part, batch_size=8, images=X):
     return tf.data.Dataset.from_tensor_slices((images[part], Y[part])).batch(batch_size)
 
 
-def fit(devices, model, images=X, cache=None):
+def fit(devices, model, images=X, cache=None, trained=TRAINED):
     """Train and return what was logged; gradients are clipped in some of the steps."""
     optimizer = optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3, global_clipnorm=CLIPNORM)
     model.compile(optimizer, CrossEntropy(), metrics=["accuracy"], jit_compile=BACKEND == "jax")
     devices.prepare(model)
-    train = make_data(TRAINED, images=images)
+    train = make_data(trained, images=images)
     if cache:
         ids = tf.data.Dataset.range(TRAIN).batch(8)
         train = tf.data.Dataset.zip(train, ids).map(lambda x, i: (x[0], {"labels": x[1], "ids": i}))
@@ -59,16 +65,21 @@ def set_seed(seed, devices):
     keras.utils.set_random_seed(seed + (0 if BACKEND == "jax" else devices.rank))
 
 
-def distil(devices, policy="float32", images=X, cache=None, **options):
+def distil(
+    devices, policy="float32", images=X, cache=None, trained=TRAINED, make_terms=list, **options
+):
     """Distil for two epochs; the teacher is in float32."""
     set_seed(3, devices)
     teacher = spread_predictions(build_cnn(8, "teacher"))
     keras.config.set_dtype_policy(policy)
     student = build_cnn(4, "student", **options)
     keras.config.set_dtype_policy("float32")
-    distiller = SDDDistiller(teacher, student, warmup_steps=6)
+    distiller = SDDDistiller(teacher, student, warmup_steps=6, feature_losses=make_terms())
     before = copy_weights(teacher)
-    result = pack(fit(devices, distiller, images, cache), student)
+    result = pack(fit(devices, distiller, images, cache, trained), student)
+    for term in distiller.terms[1:]:
+        names = [f"{term.name} {v.path.split('/', 1)[-1]}" for v in term.weights]
+        result |= dict(zip(names, copy_weights(term), strict=True))
     if not devices.rank:
         for weights, expected in zip(copy_weights(teacher), before, strict=True):
             np.testing.assert_array_equal(weights, expected)
@@ -86,6 +97,14 @@ def pack(history, model):
     return {f"logged {name}": np.array(values) for name, values in history.items()} | weights
 
 
+def make_terms():
+    """The terms of the table that take every sample by itself, with weights that train steadily."""
+    made = [case.build() for name, case in TERMS.items() if name != "SDD"]
+    for term in made:
+        term.weight = 1.0
+    return [term for term in made if not term.relates_samples]
+
+
 def run_cases(devices, folder):
     regularizer = keras.regularizers.L2(0.1)
     too_large = X.copy()
@@ -96,6 +115,8 @@ def run_cases(devices, folder):
         "batch norm": distil(devices),
         "mixed_float16": distil(devices, "mixed_float16", batch_norm=False),
         "overflow": distil(devices, "mixed_float16", too_large, batch_norm=False),
+        "same halves": distil(devices, trained=HALVES, make_terms=make_terms, batch_norm=False),
+        "memory": distil(devices, make_terms=lambda: [Remembering()], batch_norm=False),
     }
     if devices.num_processes == 1 or BACKEND == "torch":
         cases["cached"] = distil(devices, cache=pathlib.Path(folder, "cells"), batch_norm=False)

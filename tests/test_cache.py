@@ -10,7 +10,7 @@ from backends import BACKEND
 
 import keras_sdd
 from keras_sdd import SDDDistiller, cache_teacher
-from keras_sdd.data.cells import CellStore
+from keras_sdd.cell_store import CellStore
 
 tf = pytest.importorskip("tensorflow")
 X, Y = classifiers.draw_data(20)
@@ -68,7 +68,7 @@ def test_a_second_run_finds_everything(tmp_path, monkeypatch):
 
 
 def test_a_killed_build_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_sdd.data.cells._SHARD_BYTES", 1)
+    monkeypatch.setattr("keras_sdd.cell_store._SHARD_BYTES", 1)
     distiller = build_distiller()
     compute, left = distiller.compute_teacher_cells, iter(range(2))
 
@@ -125,10 +125,10 @@ def test_other_cells_are_refused(tmp_path, options):
 
 def test_other_images_are_refused(tmp_path):
     distiller = build_distiller()
-    data = cache(distiller, tmp_path)
+    cache(distiller, tmp_path)
     with pytest.raises(ValueError, match="are of another image.*id 100"):
         cache(distiller, tmp_path, make_data(X + 1e-3))
-    store = CellStore(tmp_path, {}, data.element_spec[1]["teacher_cells"].shape[1:], "float32")
+    store = CellStore(tmp_path, {}, {"cells": (21, classifiers.NUM_CLASSES)}, "float32")
     with pytest.raises(KeyError, match="no cells of the sample with id 7"):
         store.read([7], X[:1])
 

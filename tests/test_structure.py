@@ -11,19 +11,27 @@ BACKENDS = {"tensorflow", "jax", "torch", "tensorflow_datasets"}
 # What the files of a folder, or a module, may import from keras_sdd.
 MAY_IMPORT = {
     "_checks": set(),
+    "_devices": set(),
     "_backend": {"_backend"},
     "losses": {"_checks", "losses"},
     "pooling": {"_checks"},
-    "heads": {"_checks", "pooling", "heads"},
-    "folding": {"heads", "models"},
+    "graphs": set(),
+    "normalization": {"_backend", "graphs"},
+    "heads": {"graphs", "normalization"},
+    "networks": {"_checks", "graphs", "heads", "pooling"},
+    "folding": {"graphs", "heads", "normalization"},
     "teachers": {"folding", "heads", "losses"},
-    "cache": {"_checks", "data"},
-    "models": {"_backend", "_checks", "models"},
+    "terms": {"_backend", "_checks", "losses", "normalization", "terms"},
+    "distiller": {"_backend", "_checks", "_devices", "losses", "networks", "teachers", "terms"},
+    "sdd": {"_checks", "distiller", "losses", "terms"},
+    "cell_store": set(),
+    "cache": {"_checks", "cell_store", "data"},
+    "models": {"_checks", "models", "normalization"},
     "data": {"_checks", "data"},
     "optimizers": {"_checks"},
     "schedules": {"_checks"},
     "converters": {"_checks"},
-    "distribution": {"_backend", "_checks", "data"},
+    "distribution": {"_backend", "_checks", "_devices", "data"},
 }
 
 
@@ -59,3 +67,23 @@ def test_only_the_backend_folder_imports_a_backend(path):
 def test_private_keras_is_left_alone():
     for path in FILES:
         assert not any(name.startswith("keras.src") for name in imported(path)), path
+
+
+def test_every_part_has_its_rule():
+    parts = {owner(path) for path in FILES} - {"__init__"}
+    assert parts == set(MAY_IMPORT)
+
+
+def test_the_distiller_knows_terms_by_their_base_alone():
+    names = set(imported(PACKAGE / "distiller.py"))
+    assert {x for x in names if x.startswith("keras_sdd.terms")} == {"keras_sdd.terms.base"}
+
+
+def test_a_distiller_needs_no_input_pipeline():
+    needed, waiting = set(), ["sdd"]
+    while waiting:
+        part = waiting.pop()
+        if part not in needed:
+            needed.add(part)
+            waiting.extend(MAY_IMPORT[part])
+    assert not needed & {"data", "cache", "cell_store", "models", "distribution"}

@@ -214,6 +214,28 @@ def test_loaded_teacher_is_folded_before_single_steps(tmp_path):
     assert losses[1]["distillation_loss"] == pytest.approx(losses[0]["distillation_loss"], 1e-5)
 
 
+@pytest.mark.parametrize("fold_teacher", [False, True])
+def test_batch_norm_in_the_head_of_a_teacher(fold_teacher):
+    """In inference it is linear, so that regions have logits of their own."""
+    inputs = keras.Input((16, 16, 3))
+    maps = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="map")(inputs)
+    x = layers.BatchNormalization(name="norm")(layers.GlobalAveragePooling2D()(maps))
+    teacher = randomize(keras.Model(inputs, layers.Dense(classifiers.NUM_CLASSES, name="end")(x)))
+    student = classifiers.build_cnn()
+    distiller = SDDDistiller(teacher, student, scales=(1, 2), fold_teacher=fold_teacher)
+    norm, end = (teacher.get_layer(name) for name in ("norm", "end"))
+    pooled = to_numpy(keras_sdd.pool_cells(keras.Model(inputs, maps)(X), (1, 2)))
+    mean, variance = to_numpy(norm.moving_mean.value), to_numpy(norm.moving_variance.value)
+    scale = to_numpy(norm.gamma.value) / np.sqrt(variance + 1e-3)
+    normalized = (pooled - mean) * scale + to_numpy(norm.beta.value)
+    expected = normalized @ to_numpy(end.kernel.value) + to_numpy(end.bias.value)
+    cells = distiller.compute_teacher_cells(X)
+    np.testing.assert_allclose(cells, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cells[:, 0], run(teacher, X), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="BatchNormalization 'norm'"):
+        SDDDistiller(student, teacher)
+
+
 def test_layer_that_cannot_be_called_again_leaves_the_teacher(caplog):
     class Once(layers.Layer):
         is_used = False
@@ -232,7 +254,7 @@ def test_layer_that_cannot_be_called_again_leaves_the_teacher(caplog):
     x = layers.GlobalAveragePooling2D()(Once()(x))
     teacher = keras.Model(inputs, layers.Dense(classifiers.NUM_CLASSES)(x))
     distiller = SDDDistiller(teacher, classifiers.build_cnn())
-    assert distiller._networks.teacher_copy is None and "used as given" in caplog.text
+    assert distiller._frozen.copy is None and "used as given" in caplog.text
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 0.03), ("float16", 0.005)])
@@ -245,7 +267,7 @@ def test_teacher_dtype(dtype, tolerance):
     assert cells.dtype == "float32"
     error = np.abs(cells - expected).max() / np.abs(expected).max()
     assert 0 < error < tolerance
-    dtypes = {v.dtype for v in half._networks.teacher.variables}
+    dtypes = {v.dtype for v in half._frozen.variables}
     assert dtypes == {dtype, "float32"}  # the classifier's logits need it
     assert half.student.compute_dtype == "float32"
     _, losses = train(teacher, steps=1, teacher_dtype=dtype)
@@ -256,7 +278,7 @@ def test_float32_teacher_of_a_mixed_student():
     keras.config.set_dtype_policy("mixed_bfloat16")
     teacher, student = build_teacher(), classifiers.build_cnn(4)
     distiller = SDDDistiller(teacher, student, teacher_dtype="float32")
-    computing = [layer for layer in distiller._networks.teacher.layers if layer.weights]
+    computing = [layer for layer in distiller._frozen.network.layers if layer.weights]
     assert {layer.compute_dtype for layer in computing} == {"float32"}
     assert student.compute_dtype == "bfloat16"
 
@@ -283,7 +305,7 @@ def test_layers_of_others_run_as_they_are(caplog):
     x = layers.GlobalAveragePooling2D()(Doubling(2.0)(x))
     teacher = keras.Model(inputs, layers.Dense(classifiers.NUM_CLASSES, name="logits")(x))
     distiller = SDDDistiller(randomize(teacher), classifiers.build_cnn())
-    assert distiller._networks.teacher_copy.num_folded == 1
+    assert distiller._frozen.copy.num_folded == 1
     cells = distiller.compute_teacher_cells(X)
     np.testing.assert_allclose(cells[:, 0], run(teacher, X), rtol=1e-4, atol=1e-5)
 

@@ -15,7 +15,7 @@ from keras_sdd import SDDDistiller
 from keras_sdd.converters import load_torch_state_dict
 from keras_sdd.losses import DKD, KD, NKD
 from keras_sdd.models import build
-from keras_sdd.models.layers import BatchNorm
+from keras_sdd.normalization import BatchNorm
 from keras_sdd.optimizers import SGD
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"

@@ -2,9 +2,9 @@
 
 Each backend's module has these functions:
 
-`run_teacher(distiller, network, state, x)`: the outputs of the teacher's `network` for `x`, in
-inference mode and outside the gradient. `state` lists what Keras hands `train_step` before the
-data: on JAX one item, the values of all variables, elsewhere nothing.
+`run_teacher(distiller, network, state, x)`: the outputs of the teacher's `network` for `x`, a
+nested dict of tensors, in inference mode and outside the gradient. `state` lists what Keras hands
+`train_step` before the data: on JAX one item, the values of all variables, elsewhere nothing.
 
 `batch_norm(inputs, axis, gamma, beta, epsilon)`: normalize float32 inputs with the statistics of
 the batch in one kernel. Returns the outputs, and mean and variance (C,), that of n - 1 in n
@@ -29,3 +29,9 @@ count_replicas = _module.count_replicas
 def bind(instance, name):
     """A method as the class has it, so that what is put in its place can be put there twice."""
     return types.MethodType(getattr(type(instance), name), instance)
+
+
+def list_statistics(model):
+    """The moving statistics of a model, which devices average: what a distiller says, or all."""
+    variables = getattr(model, "moving_statistics", model.non_trainable_variables)
+    return [v for v in variables if keras.backend.is_float_dtype(v.dtype)]

@@ -5,7 +5,7 @@ import os
 import keras
 import tensorflow as tf
 
-from keras_sdd._backend import bind
+from keras_sdd._backend import bind, list_statistics
 
 
 def start(timeout):
@@ -58,8 +58,7 @@ def prepare(model):
 
 def _average_statistics(model, strategy):
     """Average moving statistics over replicas whenever the results of an epoch are read."""
-    trained = getattr(model, "student", model)  # a distiller's teacher is the same everywhere
-    variables = [v.value for v in trained.non_trainable_variables if v.value.dtype.is_floating]
+    variables = [v.value for v in list_statistics(model)]
     get_result = bind(model, "get_metrics_result")
 
     def average():

@@ -9,7 +9,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from keras_sdd._backend import bind
+from keras_sdd._backend import bind, list_statistics
 
 _patient: list = []  # a group for waits that may be long
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -61,7 +61,6 @@ def prepare(model):
         optimizer.build(model.trainable_variables)
     for variable in (*model.variables, *optimizer.variables):
         distributed.broadcast(variable.value.data, src=0)
-    trained = getattr(model, "student", model)  # a distiller's teacher is the same everywhere
     forward, get_result, eval_ = (bind(model, x) for x in ("call", "get_metrics_result", "eval"))
     # DDP's gradient hooks average over processes as soon as a bucket of gradients is there.
     parallel = DistributedDataParallel(_Forward(forward, model.trainable_variables))
@@ -83,8 +82,7 @@ def prepare(model):
     def eval():
         # Batch norms see their own process's images; a moving average of means is their mean.
         if model.training:
-            values = [v.value.data for v in trained.non_trainable_variables]
-            _all_reduce([x for x in values if x.is_floating_point()], mean=True)
+            _all_reduce([v.value.data for v in list_statistics(model)], mean=True)
         return eval_()
 
     model.call, model.get_metrics_result, model.eval = call, get_metrics_result, eval

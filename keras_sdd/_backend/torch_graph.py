@@ -10,6 +10,7 @@ import weakref
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 _MAX_SHAPES = 8
 _graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -50,11 +51,15 @@ def _trace(network, x):
     except Exception as error:  # whatever a layer does that tracing does not take
         _logger.warning("The teacher runs layer by layer: it could not be traced (%s).", error)
         return None
-    tolerance = (1e-4 if expected.dtype == torch.float32 else 3e-2) * expected.abs().max().item()
-    if not torch.allclose(actual, expected, rtol=0.0, atol=tolerance, equal_nan=True):
+    if not all(map(_are_close, tree_leaves(actual), tree_leaves(expected))):
         _logger.warning("The teacher runs layer by layer: it is not a pure function of its input.")
         return None
     return traced
+
+
+def _are_close(actual, expected):
+    tolerance = (1e-4 if expected.dtype == torch.float32 else 3e-2) * expected.abs().max().item()
+    return torch.allclose(actual, expected, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
 def _simplify(traced):

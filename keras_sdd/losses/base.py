@@ -10,7 +10,22 @@ from keras import ops
 EXCLUDED = -1e30
 
 
-class LogitLoss:
+class Configurable:
+    """What is made again from its arguments, which are attributes of the same names."""
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class LogitLoss(Configurable):
     """A distillation loss between teacher logits and student logits.
 
     A loss of your own is a subclass with one method, and gets its scale-decoupled form from
@@ -24,7 +39,12 @@ class LogitLoss:
     ```
 
     Arguments of `__init__` are kept as attributes of the same name; saving relies on it.
+
+    Axis 0 is the batch: a loss that relates its samples sets `relates_samples = True`, gets logits
+    of rank 2 or more, and gives every sample the value of the batch.
     """
+
+    relates_samples = False
 
     def __call__(self, labels, teacher_logits, student_logits):
         """Compute the loss at every leading position.
@@ -41,11 +61,22 @@ class LogitLoss:
         Raises:
             ValueError: if the shapes do not fit together.
         """
-        teacher_logits = ops.cast(teacher_logits, "float32")
-        student_logits = ops.cast(student_logits, "float32")
-        labels = to_indices(ops.convert_to_tensor(labels))
-        self._check_shapes(*(tuple(x.shape) for x in (labels, teacher_logits, student_logits)))
-        return self.call(labels, teacher_logits, student_logits)
+        arguments = as_tensors(labels, teacher_logits, student_logits)
+        shapes = [tuple(x.shape) for x in arguments]
+        labels_shape, teacher_shape, student_shape = shapes
+        rank = 2 if self.relates_samples else 1
+        if (
+            len(student_shape) < rank
+            or not fits(teacher_shape, student_shape)
+            or not fits(labels_shape, student_shape[:-1])
+        ):
+            wanted = "(B, ..., K)" if self.relates_samples else "(..., K)"
+            raise ValueError(
+                f"Expected labels {wanted.replace(', K', '')} with teacher and student logits "
+                f"{wanted} of the same shape. Received: labels {labels_shape}, teacher logits "
+                f"{teacher_shape}, student logits {student_shape}"
+            )
+        return self.call(*arguments)
 
     def call(self, labels, teacher_logits, student_logits):
         """Compute (...) from int32 labels (...) and float32 logits (..., K); write this one."""
@@ -53,23 +84,24 @@ class LogitLoss:
             f"{type(self).__name__} must implement `call(labels, teacher_logits, student_logits)`."
         )
 
-    def _check_shapes(self, labels, teacher, student):
-        if not fits(teacher, student) or not fits(labels, student[:-1]):
-            raise ValueError(
-                "Expected labels (...) with teacher and student logits (..., K) of the same shape. "
-                f"Received: labels {labels}, teacher logits {teacher}, student logits {student}"
-            )
 
-    def get_config(self):
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+def as_tensors(labels, teacher, student):
+    """Labels as int32 indices, logits of both networks as float32."""
+    teacher, student = (ops.cast(x, "float32") for x in (teacher, student))
+    return to_indices(ops.convert_to_tensor(labels)), teacher, student
 
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
 
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
+class _Average(keras.losses.Loss):
+    def call(self, values, _):
+        return values
+
+
+_average = _Average(name="average", dtype="float32")
+
+
+def average(values, sample_weight=None):
+    """Average values (B,) as Keras does those of a loss: weighted, a replica's share of them."""
+    return _average(values, values, sample_weight)
 
 
 def soften(logits, temperature):

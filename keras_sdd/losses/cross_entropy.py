@@ -1,6 +1,9 @@
-"""Cross-entropy of the student's logits: the supervised term that needs no choice of form."""
+"""The loss on the labels: cross-entropy that needs no choice of form, or one of Keras's."""
+
+import inspect
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sdd.losses.base import nan_outside, target_mask, to_indices
@@ -59,3 +62,47 @@ class CrossEntropy(keras.losses.Loss):
             weights = ops.cast(target_mask(indices, num_classes), logits.dtype)
         loss = -ops.sum(weights * ops.log_softmax(logits), axis=-1)
         return loss * nan_outside(indices, num_classes)
+
+
+def check_labels(labels, num_classes):
+    """Raise a ValueError if some labels in an array are none of [0, K), with the first of them."""
+    indices = ops.convert_to_numpy(class_indices(ops.convert_to_tensor(labels), num_classes))
+    wrong = np.flatnonzero((indices < 0) | (indices >= num_classes))
+    if wrong.size:
+        raise ValueError(
+            f"Labels must be classes in [0, {num_classes}), or one-hot or soft rows that sum to 1 "
+            f"(multi-label targets are not supported). Received: {wrong.size} others, the first "
+            f"y[{wrong[0]}] = {labels[wrong[0]]}"
+        )
+
+
+def find_student_loss(loss):
+    """Return what Keras means by `loss`, if it takes labels and logits; `CrossEntropy` for None.
+
+    Raises:
+        ValueError: if it is several losses, expects probabilities, or is one for multi-label
+            targets; the message has the replacement to type.
+    """
+    if loss is None:
+        return CrossEntropy()
+    if isinstance(loss, (list, tuple, dict)):
+        raise ValueError(f"`loss` must be one loss, for the class logits. Received: loss={loss!r}")
+    received, loss = loss, keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        name, config = type(loss).__name__, loss.get_config()
+    else:
+        name = getattr(loss, "__name__", type(loss).__name__).title().replace("_", "")
+        config = {k: v.default for k, v in inspect.signature(loss).parameters.items()}
+    if "Binary" in name:
+        raise ValueError(
+            "A distiller trains on one class per image, not on multi-label targets. Leave "
+            f"loss=None for cross-entropy. Received: loss={received!r}"
+        )
+    probabilities = name in ("KLDivergence", "KlDivergence", "Poisson")
+    if probabilities or config.get("from_logits") is False:
+        name = "CategoricalCrossentropy" if probabilities else name
+        raise ValueError(
+            "The student's outputs are logits and this loss expects probabilities. Use "
+            f"loss=keras.losses.{name}(from_logits=True), or loss=None. Received: loss={received!r}"
+        )
+    return loss

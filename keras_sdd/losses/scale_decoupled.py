@@ -5,11 +5,11 @@ import numpy as np
 from keras import ops
 
 from keras_sdd._checks import check_number, check_word
-from keras_sdd.losses.base import LogitLoss, fits, nan_outside
+from keras_sdd.losses.base import Configurable, LogitLoss, as_tensors, fits, nan_outside
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
-class ScaleDecoupled(LogitLoss):
+class ScaleDecoupled(Configurable):
     """A logit loss over all cells of the maps, complementary cells weighted on their own.
 
     Called as `loss(labels, teacher_cells, student_cells)` with integer labels (B,) and cells
@@ -38,7 +38,7 @@ class ScaleDecoupled(LogitLoss):
         reduction="mean",
         include_global=True,
     ):
-        if not isinstance(loss, LogitLoss) or isinstance(loss, ScaleDecoupled):
+        if not isinstance(loss, LogitLoss):
             raise ValueError(
                 "`loss` must be a keras_sdd.losses.LogitLoss such as KD(), DKD() or NKD(). "
                 f"Received: loss={loss!r}"
@@ -50,14 +50,35 @@ class ScaleDecoupled(LogitLoss):
         self.reduction = check_word("reduction", reduction, ("mean", "sum"))
         self.include_global = bool(include_global)
 
+    @property
+    def relates_samples(self):
+        """Whether a sample's value depends on the others of its batch."""
+        return self.loss.relates_samples
+
     def complementary(self, labels, teacher_cells):
         """Boolean mask (B, N) of the complementary cells, from labels (B,) and cells (B, N, K)."""
-        predicted = ops.argmax(teacher_cells, axis=-1)
-        if self.consistency == "label":
-            predicted = predicted == ops.cast(ops.expand_dims(labels, -1), predicted.dtype)
-        return predicted != predicted[:, :1]
+        return find_complementary(labels, teacher_cells, self.consistency)
 
-    def call(self, labels, teacher_cells, student_cells):
+    def __call__(self, labels, teacher_cells, student_cells):
+        """Compute the loss of every sample.
+
+        Args:
+            labels: integer tensor (B,), class indices.
+            teacher_cells, student_cells: float tensors (B, N, K), cell 0 the global one.
+
+        Returns:
+            float32 tensor (B,). NaN where a label lies outside [0, K) and is needed.
+
+        Raises:
+            ValueError: if the shapes do not fit together.
+        """
+        labels, teacher_cells, student_cells = as_tensors(labels, teacher_cells, student_cells)
+        shapes = [tuple(x.shape) for x in (labels, teacher_cells, student_cells)]
+        if len(shapes[2]) != 3 or not fits(*shapes[1:]) or not fits(shapes[0], shapes[2][:1]):
+            raise ValueError(
+                "Expected labels (B,) with teacher and student cells (B, N, K) of the same shape. "
+                "Received: labels {}, teacher cells {}, student cells {}".format(*shapes)
+            )
         num_classes = student_cells.shape[-1]
         weights = ops.where(
             self.complementary(labels, teacher_cells),
@@ -74,9 +95,10 @@ class ScaleDecoupled(LogitLoss):
             value = value * nan_outside(labels, num_classes)
         return value
 
-    def _check_shapes(self, labels, teacher, student):
-        if len(student) != 3 or not fits(teacher, student) or not fits(labels, student[:1]):
-            raise ValueError(
-                "Expected labels (B,) with teacher and student cells (B, N, K) of the same shape. "
-                f"Received: labels {labels}, teacher cells {teacher}, student cells {student}"
-            )
+
+def find_complementary(labels, teacher_cells, consistency):
+    """Boolean mask (B, N) of the complementary cells; see `ScaleDecoupled`."""
+    predicted = ops.argmax(teacher_cells, axis=-1)
+    if consistency == "label":
+        predicted = predicted == ops.cast(ops.expand_dims(labels, -1), predicted.dtype)
+    return predicted != predicted[:, :1]

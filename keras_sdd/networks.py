@@ -1,0 +1,147 @@
+"""A classifier as the terms of a loss read it: logits, cells, features by name."""
+
+from typing import Any
+
+from keras import layers
+
+from keras_sdd._checks import check_scales, find_near
+from keras_sdd.graphs import find_bottlenecks, find_calls, is_kind, is_vector, lift, rebuild
+from keras_sdd.heads import check_classifier, class_logits, find_head, is_exposed
+from keras_sdd.pooling import CellPooling
+
+
+class Network:
+    """The graph of a functional classifier, for reading symbolic tensors of it.
+
+    What is read twice is the same tensor, and `select` makes one model of all that is wanted: a
+    network runs once, however many terms read it.
+
+    Args:
+        model: a built functional or Sequential classifier of one output (B, K), or of outputs
+            `{"logits": (B, K), "spatial_logits": (B, H, W, K)}`.
+        frozen: whether it runs in inference mode alone, as a teacher does: a batch norm between
+            pooling and classifier is linear then, and leaves the regions logits of their own.
+
+    Raises:
+        ValueError: if `model` is no such classifier.
+    """
+
+    def __init__(self, model, frozen=False):
+        check_classifier(model)
+        self.source = model
+        self.selection: Any = None
+        self._tensors: dict = {}  # what was read
+        self._refusal = None  # why regions have no logits
+        try:
+            self._head = find_head(model, frozen=frozen)
+        except ValueError as error:
+            self._refusal = error
+            self._head = find_head(model, logits_only=True, frozen=frozen)
+        formats = (getattr(node.operation, "data_format", None) for _, node, _ in find_calls(model))
+        self._channels_first = next(filter(None, formats), None) == "channels_first"
+
+    @property
+    def num_classes(self):
+        """K."""
+        return class_logits(self.source).shape[-1]
+
+    @property
+    def logits(self):
+        """(B, K) from the model's own pooling and dropout, without a last softmax."""
+        return self._once("logits", lambda: self._head.classify(self._head.vector))
+
+    @property
+    def embedding(self):
+        """(B, C): the pooled map, or what the classifier takes where no map is pooled.
+
+        Raises:
+            ValueError: for a model of `{"logits", "spatial_logits"}`, which does not show it.
+        """
+        if is_exposed(self.source):
+            raise ValueError(
+                "A model with outputs {'logits', 'spatial_logits'} has no embedding to read; give "
+                f"the classifier as it was. Received: {self.source.name!r}"
+            )
+        return self._head.vector
+
+    def cells(self, scales, pooling="direct"):
+        """(B, N, K): the logits of the regions, as `keras_sdd.pool_cells` orders them.
+
+        The features are pooled first and classified after: the same values, as the classifier is
+        linear, for N instead of H * W projections per image. With `scales` (1,) any head will do:
+        the one cell is the logits.
+
+        Raises:
+            ValueError: if regions have no logits, with the layer in the way and the remedy.
+        """
+        scales = check_scales(scales)
+        return self._once(("cells", scales, pooling), lambda: self._classify(scales, pooling))
+
+    def feature(self, layer):
+        """The output of a layer, also of one inside nested models; maps come as (B, H, W, C).
+
+        Args:
+            layer: its name, or the end of its path, as in `"backbone/conv1"`, where several
+                layers have that name; or the layer.
+
+        Raises:
+            ValueError: if there is no such layer, or several, or it is called several times.
+        """
+        name = getattr(layer, "name", layer)
+        calls = [x for x in find_calls(self.source) if f"/{x[0]}".endswith(f"/{name}")]
+        if len(calls) != 1 or len(calls[0][1].outputs) != 1:
+            self._refuse(name, calls)
+        path, node, around = calls[0]
+        return self._once(("feature", path), lambda: self._as_map(lift(node.outputs[0], around)))
+
+    @property
+    def stages(self):
+        """Paths of the layers that end a map size, from the largest to the pooled one.
+
+        Only layers that everything runs through count, so not those of a branch.
+        """
+        ends = {}
+        for path, node in find_bottlenecks(self.source):
+            x, pads = node.outputs[0], is_kind(node.operation, "ZeroPadding2D")
+            if len(x.shape) == 4 and not is_vector(x) and not pads:
+                ends[tuple(x.shape[2:] if self._channels_first else x.shape[1:3])] = path
+        return list(ends.values())
+
+    def select(self, outputs):
+        """Make one model of all tensors in a nested dict, on the network's inputs: `selection`."""
+        self.selection = rebuild(self.source, outputs, "network")
+        return self.selection
+
+    def _once(self, key, make):
+        if key not in self._tensors:
+            self._tensors[key] = make()
+        return self._tensors[key]
+
+    def _classify(self, scales, pooling):
+        if scales == (1,):
+            logits = self.logits
+            return layers.Reshape((1, -1), dtype=logits.dtype, name="head_cells")(logits)
+        if self._refusal is not None:
+            raise self._refusal
+        maps = self._head.maps
+        name = "_".join(["head_cells", pooling, *map(str, scales)])
+        return self._head.classify(CellPooling(scales, pooling, dtype=maps.dtype, name=name)(maps))
+
+    def _as_map(self, x):
+        if not self._channels_first or len(x.shape) != 4:
+            return x
+        name = f"feature_{len(self._tensors)}_channels_last"
+        return layers.Permute((2, 3, 1), dtype=x.dtype, name=name)(x)
+
+    def _refuse(self, name, calls):
+        paths = sorted({path for path, *_ in calls})
+        if not calls:
+            known = sorted({path.split("/")[-1] for path, *_ in find_calls(self.source)})
+            fault = f"has no layer of this name. Near names: {', '.join(find_near(name, known))}"
+        elif len(paths) > 1:
+            fault = f"has several layers of this name; give one of {', '.join(paths)}"
+        elif len(calls) > 1:
+            fault = "calls this layer several times; name one that is called once, next to it"
+        else:
+            fault = "has several outputs at this layer; name one that has one"
+        raise ValueError(f"The model {self.source.name!r} {fault}. Received: {name!r}")

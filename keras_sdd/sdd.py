@@ -1,0 +1,161 @@
+"""`SDDDistiller`: scale-decoupled distillation of logits, alone or beside further terms."""
+
+import keras
+
+from keras_sdd._checks import check_number
+from keras_sdd.distiller import Distiller
+from keras_sdd.losses import ScaleDecoupled
+from keras_sdd.terms import SDD
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class SDDDistiller(Distiller):
+    """Trains a student classifier with labels and with a frozen teacher's regional logits.
+
+    The loss is student_loss_weight * (loss given to `compile`) + distillation_weight *
+    `ScaleDecoupled(distillation_loss)` + further terms + the student's own regularization (eq. 11
+    of the SDD paper). `evaluate` and `predict` run the student alone and see its class logits.
+
+    Logged in training, besides the metrics of `compile`: `loss`; its terms, weighted,
+    `student_loss` and `distillation_loss`; `complementary_fraction`, the part of the cells that is
+    complementary; `teacher_agreement`, the part of the samples for which teacher and student
+    predict the same class.
+
+    Args:
+        teacher, student: built functional or Sequential Keras classifiers of the same input shape
+            and classes, or models with outputs `{"logits", "spatial_logits"}`, as
+            `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed.
+        distillation_loss: a `keras_sdd.losses.LogitLoss`, `KD()` if None; or a loss of all cells at
+            once, called with labels (B,) and both networks' cells (B, N, K), that gives (B,).
+        scales: the scales M. (1,) is plain KD, DKD or NKD, for any classifier.
+        consistent_weight, complementary_weight: weights of the two kinds of cells; the second is
+            beta of the paper.
+        consistency, reduction: as for `keras_sdd.losses.ScaleDecoupled`. With a loss of all cells
+            these four are its own business.
+        pooling: as for `keras_sdd.pool_cells`.
+        student_loss_weight: weight of the loss on the labels.
+        distillation_weight: weight of the distillation term; alpha of the paper. As attributes,
+            both weights are variables, and what is assigned to them holds from the next step on.
+        warmup_steps: number of training steps over which the distillation weight grows linearly:
+            step k, counted from 1, has min(k / warmup_steps, 1) of it. 0 for none.
+        fold_teacher, teacher_dtype: as for `Distiller`.
+        feature_losses: further terms, for example `[keras_sdd.terms.SP()]`.
+        **kwargs: of `keras.Model`.
+
+    Raises:
+        ValueError: for models or options that do not fit; the message says what was received.
+
+    Source: "Scale Decoupled Distillation" (CVPR 2024).
+    """
+
+    def __init__(
+        self,
+        teacher,
+        student,
+        distillation_loss=None,
+        scales=(1, 2, 4),
+        consistent_weight=1.0,
+        complementary_weight=2.0,
+        consistency="label",
+        pooling="direct",
+        reduction="mean",
+        student_loss_weight=1.0,
+        distillation_weight=1.0,
+        warmup_steps=0,
+        fold_teacher=True,
+        teacher_dtype=None,
+        feature_losses=(),
+        **kwargs,
+    ):
+        check_number("distillation_weight", distillation_weight)
+        term = SDD(
+            distillation_loss, scales, consistent_weight, complementary_weight, consistency,
+            pooling, reduction, distillation_weight, warmup_steps,
+        )  # fmt: skip
+        terms = [term, *feature_losses]
+        super().__init__(
+            teacher, student, terms, student_loss_weight, fold_teacher, teacher_dtype, **kwargs
+        )
+
+    @property
+    def _term(self):
+        return self.terms[0]
+
+    @property
+    def distillation_weight(self):
+        return self._term.weight
+
+    @distillation_weight.setter
+    def distillation_weight(self, value):
+        self._term.weight = value
+
+    @property
+    def warmup_steps(self):
+        """Number of steps over which the distillation weight grows."""
+        return self._term.warmup_steps
+
+    @property
+    def scales(self):
+        """The scales M."""
+        return self._term.scales
+
+    @property
+    def pooling(self):
+        """How cells are pooled."""
+        return self._term.pooling
+
+    @property
+    def scale_decoupled_loss(self):
+        """The loss of all cells, without its weight."""
+        return self._term.loss
+
+    # Alone, the term's part of the teacher is called by what it is: cells.
+
+    @property
+    def teacher_cells_shape(self):
+        """(N, K) of the teacher's cells of a sample."""
+        return tuple(self._frozen.network.output[self._term.name]["cells"].shape[1:])
+
+    def compute_teacher_cells(self, x):
+        """The teacher's cells as in training: NumPy float32 (B, N, K) for a batch `x`."""
+        return self._frozen.predict(x)[self._term.name]["cells"]
+
+    @property
+    def teacher_targets_spec(self):
+        """What `compute_teacher_targets` gives, as symbolic tensors."""
+        spec = super().teacher_targets_spec
+        alone = len(self.terms) == 1
+        return {"teacher_cells": spec["teacher"][self._term.name]["cells"]} if alone else spec
+
+    def compute_teacher_targets(self, x):
+        """As `Distiller` does; without further terms, `{"teacher_cells": (B, N, K)}`."""
+        if len(self.terms) > 1:
+            return super().compute_teacher_targets(x)
+        return {"teacher_cells": self.compute_teacher_cells(x)}
+
+    def name_targets(self, y):
+        """The targets of a step as a dict; `"teacher_cells"` are the term's part of the teacher."""
+        targets = super().name_targets(y)
+        if "teacher_cells" not in targets:
+            return targets
+        cells = {self._term.name: {"cells": targets["teacher_cells"]}}
+        others = {name: x for name, x in targets.items() if name != "teacher_cells"}
+        return others | {"teacher": targets.get("teacher", {}) | cells}
+
+    _skipping = '"teacher" or "teacher_cells"'
+
+    def get_config(self):
+        term, *others = self.terms
+        config = super().get_config() | term.get_config() | {"name": self.name}
+        loss, weight = config.pop("loss"), config.pop("weight")
+        del config["terms"]
+        names = ("consistent_weight", "complementary_weight", "consistency", "reduction")
+        if isinstance(loss, ScaleDecoupled) and loss.include_global == (1 in self.scales):
+            config |= {name: getattr(loss, name) for name in names}
+            loss = loss.loss
+        serialize = keras.saving.serialize_keras_object
+        return config | {
+            "distillation_loss": serialize(loss),
+            "distillation_weight": weight,
+            "feature_losses": [serialize(x) for x in others],
+        }

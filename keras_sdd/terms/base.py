@@ -1,0 +1,284 @@
+"""A term of the loss: what it reads of both networks, and what it makes of that."""
+
+import re
+
+import keras
+from keras import layers, ops
+
+from keras_sdd import _backend
+from keras_sdd._checks import check_number
+from keras_sdd.losses.base import Configurable, average
+
+
+class Term(Configurable, layers.Layer):
+    """One part of a distillation loss.
+
+    A term of your own is a subclass with two methods, `read` and `call`:
+
+    ```python
+    @keras.saving.register_keras_serializable()
+    class EmbeddingDistance(keras_sdd.terms.Term):
+        def read(self, network):
+            return {"embedding": network.embedding}
+
+        def call(self, teacher, student, targets):
+            gap = teacher["embedding"] - student["embedding"]
+            return keras.ops.mean(gap**2, axis=-1)
+    ```
+
+    What it learns (layers, trainable variables) it makes in `build`: the distiller trains that with
+    the student, saves it, and leaves it out of `distiller.student`. What it remembers is a
+    non-trainable variable of its own (`add_weight`). With several devices the moving statistics of
+    its batch norms are averaged, and what it remembers is not.
+
+    Arguments of `__init__` are kept as attributes of the same name; saving relies on it.
+
+    Args:
+        weight: factor of the term in the loss, 0 or greater.
+        warmup_steps: number of training steps over which the weight grows linearly: step k, counted
+            from 1, has min(k / warmup_steps, 1) of it. 0 for none.
+        name: its key in the logs; None for the name of the class.
+
+    Attributes:
+        weight: a scalar variable; what is assigned to it holds from the next step on.
+        relates_samples: whether the value of a sample depends on the others of its batch. With
+            several devices such a term sees a device's part of the batch, except on JAX.
+        storable: whether what it reads of the teacher may be kept on disk by
+            `keras_sdd.cache_teacher`, as it depends on the image alone.
+
+    Raises:
+        ValueError: if `weight` or `warmup_steps` is negative or not finite.
+    """
+
+    relates_samples = False
+    storable = True
+
+    def __init__(self, weight=1.0, warmup_steps=0, name=None):
+        super().__init__(name=name or _name_after(type(self)), dtype="float32")
+        self._weight = add_scalar(self, "weight", check_number("weight", weight))
+        self._warmup_steps = check_number("warmup_steps", warmup_steps)
+        self._warmup_step = add_scalar(self, "warmup_step", 0.0)
+        self._tracker_of_loss = keras.metrics.Mean(name=self.name)
+
+    @property
+    def weight(self):
+        return self._weight
+
+    @weight.setter
+    def weight(self, value):
+        self._weight.assign(check_number("weight", value))
+
+    @property
+    def warmup_steps(self):
+        """Number of steps over which the weight grows; fixed, as it is part of the program."""
+        return self._warmup_steps
+
+    def read(self, network):
+        """Choose what the term reads of a network, both alike; or write the two methods below.
+
+        Args:
+            network: `keras_sdd.Network`.
+
+        Returns:
+            dict of name to symbolic tensor.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `read(network)`, or `read_teacher(network)` and "
+            "`read_student(network)`."
+        )
+
+    def read_teacher(self, network):
+        """Choose what the term reads of the teacher."""
+        return self.read(network)
+
+    def read_student(self, network):
+        """Choose what the term reads of the student."""
+        return self.read(network)
+
+    def build(self, teacher_shapes, student_shapes):
+        """Make what the term learns or remembers, from dicts of name to shape."""
+
+    def call(self, teacher, student, targets):
+        """Compute the term, unweighted.
+
+        Args:
+            teacher, student: dicts of what was read, float32 tensors.
+            targets: dict of what the data set gives: `"labels"` and others, as `"ids"`.
+
+        Returns:
+            A value for each sample (B,), or () where no sample owns it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `call(teacher, student, targets)`."
+        )
+
+    def identify_reading(self):
+        """What tells the teacher's part from that of another term like it, for a cache on disk."""
+        return {}
+
+    def compute(self, teacher, student, targets, sample_weight, batch_size):
+        """The weighted term of a training step, averaged over the batch and logged: ()."""
+        values = ops.cast(self(teacher, student, targets, training=True), "float32")
+        if len(values.shape) > 1:
+            raise ValueError(
+                f"A term must give a value for each sample (B,), or one (). Received: {self.name!r}"
+                f" gives {tuple(values.shape)}"
+            )
+        replicas = _backend.count_replicas()
+        mean = average(values, sample_weight) if len(values.shape) else values / replicas
+        loss = self._weight * self._advance() * mean
+        self._tracker_of_loss.update_state(replicas * loss, batch_size)
+        return loss
+
+    def _advance(self):
+        """Count a step and return its part of the weight."""
+        if not self._warmup_steps:
+            return 1.0
+        step = ops.minimum(self._warmup_step + 1.0, self._warmup_steps)
+        self._warmup_step.assign(step)
+        return step / self._warmup_steps
+
+    def get_config(self):
+        config = super().get_config()
+        return config | ({"weight": to_number(self._weight)} if "weight" in config else {})
+
+    def get_build_config(self):
+        return None  # the distiller builds its terms, from its two models
+
+
+class FeatureTerm(Term):
+    """A term that compares layers of both networks in pairs; base of the simple ones.
+
+    A term of your own is a subclass with one method:
+
+    ```python
+    @keras.saving.register_keras_serializable()
+    class ChannelMeans(keras_sdd.terms.FeatureTerm):
+        def compare(self, teacher_map, student_map):
+            teacher, student = (keras.ops.mean(x, axis=-1) for x in (teacher_map, student_map))
+            return keras.ops.mean((teacher - student) ** 2, axis=(1, 2))
+    ```
+
+    Args:
+        layers: pairs (teacher's, student's) of names, or layers; a name may be the end of a path,
+            as in `"backbone/conv1"`. The term is the sum over the pairs. None lets the term choose:
+            by default the last map of both.
+        weight, warmup_steps, name: as for `Term`.
+
+    Raises:
+        ValueError: if `layers` is no list of pairs.
+    """
+
+    def __init__(self, layers=None, weight=1.0, warmup_steps=0, name=None):
+        super().__init__(weight, warmup_steps, name)
+        self.layers = None if layers is None else _name_pairs(layers)
+        self._teacher_layers: list = []
+
+    def choose_layers(self, network):
+        """Names of the layers of a network that the term compares, where none are given."""
+        return network.stages[-1:]
+
+    def compare(self, teacher_map, student_map):
+        """Compute the term of one pair of layers.
+
+        Args:
+            teacher_map, student_map: float tensors (B, ...), maps as (B, H, W, C).
+
+        Returns:
+            (B,) or ().
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `compare(teacher_map, student_map)`."
+        )
+
+    def read_teacher(self, network):
+        self._teacher_layers = self._list_layers(network, 0)
+        return _read(network, self._teacher_layers)
+
+    def read_student(self, network):
+        return _read(network, self._list_layers(network, 1))
+
+    def call(self, teacher, student, targets):
+        return sum(self.compare(teacher[name], student[name]) for name in teacher)
+
+    def identify_reading(self):
+        return {"layers": list(self._teacher_layers)}
+
+    def _list_layers(self, network, side):
+        if self.layers is not None:
+            return [pair[side] for pair in self.layers]
+        names = list(self.choose_layers(network))
+        if not names:
+            raise ValueError(
+                f"{self.name!r} finds no maps to compare; name layers=[(teacher's, student's)]. "
+                f"Received: the model {network.source.name!r}"
+            )
+        return names
+
+
+def check_terms(terms):
+    """The terms as a list, if they can stand side by side in a new distiller."""
+    terms = list(terms) if isinstance(terms, (list, tuple)) else [terms]
+    if not terms or not all(isinstance(term, Term) for term in terms):
+        raise ValueError(f"`terms` must be keras_sdd.terms, one or more. Received: terms={terms!r}")
+    names = ["loss", "student_loss", "logits"]
+    for term in terms:
+        if term.built:
+            raise ValueError(
+                "A term belongs to one distiller: make a new one, for example with "
+                f"type(term).from_config(term.get_config()). Received: {term.name!r}, built before"
+            )
+        if term.name in names:
+            raise ValueError(
+                "Terms are logged by name: give each one of its own, name=..., that is none of "
+                f"loss, student_loss and logits. Received: {term.name!r} twice"
+            )
+        names.append(term.name)
+    return terms
+
+
+def check_reading(term, read):
+    """Return what a term reads, if it is a dict of symbolic tensors."""
+    if not isinstance(read, dict) or not all(map(keras.utils.is_keras_tensor, read.values())):
+        raise ValueError(
+            "A term reads a dict of name to tensor of its network, for example "
+            f'{{"embedding": network.embedding}}. Received: {read!r} from {term.name!r}'
+        )
+    return read
+
+
+def add_scalar(layer, name, value):
+    """Give a layer a number that callbacks may change: part of a step's state, not its program."""
+    return layer.add_weight(
+        name=name, initializer=keras.initializers.Constant(value), trainable=False,
+        autocast=False, dtype="float32", aggregation="only_first_replica",
+    )  # fmt: skip
+
+
+def to_number(variable):
+    """The shortest number that a float32 variable rounds to: 0.9, not 0.8999999761581421."""
+    return float(str(ops.convert_to_numpy(variable)))
+
+
+def _read(network, names):
+    return {f"map{i}": network.feature(name) for i, name in enumerate(names)}
+
+
+def _name_after(cls):
+    """`EmbeddingDistance` to `embedding_distance_loss`: the same in every process."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__)
+    return f"{words.lower().strip('_')}_loss"
+
+
+def _name_pairs(pairs):
+    """Names of pairs of layers. Names alone: a term must not own the layers of the networks."""
+    try:
+        named = [tuple(getattr(x, "name", x) for x in pair) for pair in pairs]
+    except TypeError:
+        named = []
+    if not named or not all(len(x) == 2 and all(isinstance(y, str) for y in x) for x in named):
+        raise ValueError(
+            "`layers` must be a list of pairs, the teacher's layer and the student's, each a name "
+            f"or a layer. Received: layers={pairs!r}"
+        )
+    return named

@@ -1,0 +1,45 @@
+"""SP: similarity-preserving distillation."""
+
+import keras
+from keras import ops
+
+from keras_sdd.terms.base import FeatureTerm
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class SP(FeatureTerm):
+    """Teaches which images of a batch are like which.
+
+    G = rows of F F' divided by their norms, F the flattened maps (B, H * W * C); the term is
+    ||G_teacher - G_student||^2 / B^2. A sample's value is its row's mean, so a sample weight holds
+    for the row. Sizes and channels of the two maps may differ.
+
+    The batch is the scale of comparison: with several devices a device compares its own part of
+    it, except on JAX, where all images are compared.
+
+    Args:
+        layers, warmup_steps, name: as for `FeatureTerm`; by default the last map of both.
+        weight: factor in the loss; the paper's.
+
+    Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation" (ICCV 2019), eq. 2 to 4.
+    """
+
+    relates_samples = True
+
+    def __init__(self, layers=None, weight=3000.0, warmup_steps=0, name="sp_loss"):
+        super().__init__(layers, weight, warmup_steps, name)
+
+    def compare(self, teacher_map, student_map):
+        gap = relate_rows(teacher_map) - relate_rows(student_map)
+        return ops.mean(gap**2, axis=-1)
+
+
+def relate_rows(features):
+    """Normalized similarities (B, B) between the samples of features (B, ...)."""
+    flat = ops.reshape(ops.cast(features, "float32"), (ops.shape(features)[0], -1))
+    # A common factor changes no similarity: without it squares of large features overflow.
+    largest = ops.stop_gradient(ops.max(ops.abs(flat)))
+    flat = flat / ops.where(largest > 0, largest, 1.0)
+    similarities = ops.matmul(flat, ops.transpose(flat))
+    squares = ops.sum(similarities**2, axis=-1, keepdims=True)
+    return similarities / ops.sqrt(ops.maximum(squares, 1e-24))
