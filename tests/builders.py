@@ -11,16 +11,16 @@ NUM_CLASSES = 5
 
 
 @contextlib.contextmanager
-def drawn_by_numpy():
+def drawn_by_numpy(gain=2.0):
     """Draw the kernels of models built here with NumPy: JAX compiles its own draw per shape.
 
-    They follow `keras.utils.set_random_seed`.
+    They follow `keras.utils.set_random_seed`; their variance is `gain` by the inputs of a unit.
     """
 
     def draw(self, shape, dtype=None):
         is_depthwise = len(shape) == 4 and shape[-1] == 1
         fan_in = math.prod(shape[:2] if is_depthwise else shape[:-1])
-        return np.random.normal(0.0, math.sqrt(2.0 / fan_in), shape).astype("float32")
+        return np.random.normal(0.0, math.sqrt(gain / fan_in), shape).astype("float32")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.initializers.VarianceScaling, "__call__", draw)
