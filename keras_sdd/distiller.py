@@ -303,7 +303,8 @@ class Distiller(keras.Model):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        parts = {name: serialize(getattr(self, name)) for name in ("teacher", "student", "terms")}
+        parts = {name: serialize(getattr(self, name)) for name in ("teacher", "student")}
+        parts["terms"] = [serialize(term) for term in self.terms]
         options = {name: getattr(self, name) for name in ("fold_teacher", "teacher_dtype")}
         weight = {"student_loss_weight": to_number(self._student_loss_weight)}
         return super().get_config() | parts | options | weight

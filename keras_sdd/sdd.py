@@ -72,9 +72,15 @@ class SDDDistiller(Distiller):
             distillation_loss, scales, consistent_weight, complementary_weight, consistency,
             pooling, reduction, distillation_weight, warmup_steps,
         )  # fmt: skip
-        terms = [term, *feature_losses]
+        further = feature_losses if isinstance(feature_losses, (list, tuple)) else [feature_losses]
         super().__init__(
-            teacher, student, terms, student_loss_weight, fold_teacher, teacher_dtype, **kwargs
+            teacher,
+            student,
+            [term, *further],
+            student_loss_weight,
+            fold_teacher,
+            teacher_dtype,
+            **kwargs,
         )
 
     @property

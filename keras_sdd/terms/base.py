@@ -217,8 +217,8 @@ class FeatureTerm(Term):
 
 
 def check_terms(terms):
-    """The terms as a list, if they can stand side by side in a new distiller."""
-    terms = list(terms) if isinstance(terms, (list, tuple)) else [terms]
+    """The terms as a tuple, if they can stand side by side in a new distiller."""
+    terms = tuple(terms) if isinstance(terms, (list, tuple)) else (terms,)
     if not terms or not all(isinstance(term, Term) for term in terms):
         raise ValueError(f"`terms` must be keras_sdd.terms, one or more. Received: terms={terms!r}")
     names = ["loss", "student_loss", "logits"]

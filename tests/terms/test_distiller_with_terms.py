@@ -86,6 +86,12 @@ def test_student_exports_without_a_trace(tmp_path):
     np.testing.assert_allclose(served, to_numpy(distiller.student(X)), rtol=1e-5, atol=1e-6)
 
 
+def test_one_further_term_needs_no_list():
+    distiller = SDDDistiller(build_cnn(8), build_cnn(4), feature_losses=terms.SP())
+    assert [term.name for term in distiller.terms] == ["distillation_loss", "sp_loss"]
+    assert isinstance(distiller.terms, tuple)  # a program cannot take in another one
+
+
 RESUME = """
 import sys
 import keras, numpy as np
