@@ -69,6 +69,7 @@ class Distiller(keras.Model):
         self._student_loss_weight = add_scalar(self, "student_loss_weight", weight)
         self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self._evaluates = False
+        self._loaded_random_state: dict = {}
         self._read_networks()
         self.built = True
 
@@ -150,6 +151,8 @@ class Distiller(keras.Model):
         """Keras's, which `train_on_batch` calls in every step and `fit` once."""
         if self.train_function is None or self._frozen.is_stale:
             self.refresh_teacher()
+        # What lies between loading and training may have drawn random numbers.
+        _backend.set_random_state(self._loaded_random_state)
         return super().make_train_function(force)
 
     @property
@@ -171,6 +174,7 @@ class Distiller(keras.Model):
     def train_step(self, *state_and_data):
         """Add what the terms read of the teacher to the targets; hand on to Keras's own step."""
         *state, data = state_and_data
+        self._loaded_random_state = {}  # training goes on from it
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         targets = self.name_targets(y)
         if "teacher" not in targets:
@@ -286,19 +290,26 @@ class Distiller(keras.Model):
 
     # Keras saves no state of random layers; a run with dropout resumes exactly only with it.
 
-    def _saved_state(self):
+    def _random_state(self):
         parts = (self.student, *self.terms)
         seeds = [v for part in parts for v in _without(part.variables, part.weights)]
-        states = {f"random_state_{i}": seed for i, seed in enumerate(seeds)}
-        return states | {"student_loss_weight": self._student_loss_weight}
+        return {f"random_state_{i}": seed for i, seed in enumerate(seeds)}
 
     def save_own_variables(self, store):
-        for name, variable in self._saved_state().items():
+        seeds = self._random_state()
+        for name, variable in seeds.items():
             store[name] = variable
+        for name, array in _backend.get_random_state().items() if seeds else ():
+            store[name] = array
+        store["student_loss_weight"] = self._student_loss_weight
 
     def load_own_variables(self, store):
-        for name, variable in self._saved_state().items():
+        for name, variable in self._random_state().items():
             variable.assign(store[name])
+        self._student_loss_weight.assign(store["student_loss_weight"])
+        names = store.keys() & _backend.get_random_state().keys()
+        self._loaded_random_state = {name: np.array(store[name]) for name in names}
+        _backend.set_random_state(self._loaded_random_state)
         self._frozen.expire()  # the teacher's weights come with these
 
     def get_config(self):

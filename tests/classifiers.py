@@ -9,7 +9,15 @@ NUM_CLASSES = 4
 
 
 @drawn_by_numpy(gain=1.0)  # near Keras's own
-def build_cnn(width=4, name=None, batch_norm=True, dropout=0.0, softmax=False, **conv_options):
+def build_cnn(
+    width=4,
+    name=None,
+    batch_norm=True,
+    dropout=0.0,
+    softmax=False,
+    dropout_seed: int | None = 1,
+    **conv_options,
+):
     """A two-convolution classifier of 16x16x3 images with an 8x8 map."""
     inputs = keras.Input((16, 16, 3))
     x = layers.Conv2D(width, 3, strides=2, padding="same", name="conv1", **conv_options)(inputs)
@@ -19,7 +27,7 @@ def build_cnn(width=4, name=None, batch_norm=True, dropout=0.0, softmax=False, *
     x = layers.Conv2D(2 * width, 3, padding="same", activation="relu", name="conv2")(x)
     x = layers.GlobalAveragePooling2D()(x)
     if dropout:
-        x = layers.Dropout(dropout, seed=1)(x)
+        x = layers.Dropout(dropout, seed=dropout_seed)(x)
     activation = "softmax" if softmax else None
     return keras.Model(inputs, layers.Dense(NUM_CLASSES, activation, name="logits")(x), name=name)
 

@@ -16,9 +16,9 @@ class Remembering(Term):
     With `dropout`, entries of the projection are dropped at random.
     """
 
-    def __init__(self, dropout=0.0, weight=0.5, warmup_steps=0, name=None):
+    def __init__(self, dropout=0.0, seed=2, weight=0.5, warmup_steps=0, name=None):
         super().__init__(weight, warmup_steps, name)
-        self.dropout = dropout
+        self.dropout, self.seed = dropout, seed
 
     def read(self, network):
         return {"embedding": network.embedding}
@@ -29,7 +29,7 @@ class Remembering(Term):
         self.project.build((None, inputs))
         self.norm = layers.BatchNormalization(name="norm")
         self.norm.build((None, size))
-        self.drop = layers.Dropout(self.dropout, seed=2)
+        self.drop = layers.Dropout(self.dropout, seed=self.seed)
         self.memory = self.add_weight(
             name="memory", shape=(NUM_CLASSES, size), initializer="zeros", trainable=False
         )

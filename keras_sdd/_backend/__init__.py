@@ -12,6 +12,9 @@ values; or None where the backend has no such kernel.
 
 `count_replicas()`: by how many Keras divides losses, so that their sum over replicas is the loss.
 
+`get_random_state()`, `set_random_state(arrays)`: dict of name to array, of the generators that
+layers draw from beside Keras's own, which are variables; empty where there are none.
+
 `BACKEND_distribution.py` holds what `keras_sdd.distribution` needs of a backend.
 """
 
@@ -24,6 +27,8 @@ _module = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}
 run_teacher = _module.run_teacher
 batch_norm = _module.batch_norm
 count_replicas = _module.count_replicas
+get_random_state = _module.get_random_state
+set_random_state = _module.set_random_state
 
 
 def bind(instance, name):

@@ -18,3 +18,11 @@ def batch_norm(inputs, axis, gamma, beta, epsilon):
 
 def count_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def get_random_state():
+    return {}
+
+
+def set_random_state(arrays):
+    """Nothing: all state is in Keras's variables."""

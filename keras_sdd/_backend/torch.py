@@ -21,3 +21,19 @@ def batch_norm(inputs, axis, gamma, beta, epsilon):
 
 def count_replicas():
     return 1
+
+
+def get_random_state():
+    # Keras draws the masks of a Dropout without a seed from PyTorch's own generators.
+    states = {"torch_generator": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["torch_cuda_generator"] = torch.cuda.get_rng_state()
+    return {name: state.numpy() for name, state in states.items()}
+
+
+def set_random_state(arrays):
+    setters = {"torch_generator": torch.set_rng_state}
+    if torch.cuda.is_available():
+        setters["torch_cuda_generator"] = torch.cuda.set_rng_state
+    for name in arrays.keys() & setters.keys():
+        setters[name](torch.from_numpy(arrays[name]))
