@@ -33,8 +33,8 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1):
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
-        A `tf.data.Dataset` of (images, `{"labels", "teacher_cells"}`) for `distiller.fit`; with
-        other terms than `terms.SDD` alone, of (images, `{"labels", "ids", "teacher"}`).
+        A `tf.data.Dataset` of (images, `{"labels", "ids", "teacher_cells"}`) for
+        `distiller.fit`; with other terms than that of an `SDDDistiller` alone, `"teacher"` instead.
 
     Raises:
         ValueError: if a term says that it reads what cannot be stored; if the data set has no ids,
