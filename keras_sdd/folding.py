@@ -9,8 +9,8 @@ import numpy as np
 from keras import layers
 
 from keras_sdd.graphs import is_functional, is_kind, is_vector, replay, sort_nodes, structure
-from keras_sdd.heads import PositionwiseClassifier
 from keras_sdd.normalization import is_batch_norm
+from keras_sdd.regions import PositionwiseClassifier
 
 _CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
@@ -133,7 +133,9 @@ class InferenceCopy:
         if isinstance(operation, PositionwiseClassifier) and self._share:
             # The weights are those of the teacher's layer; logits need float32.
             dtype = operation.dtype_policy if self._dtype is None else "float32"
-            return PositionwiseClassifier(operation.layer, dtype=dtype, name=operation.name)
+            return type(operation)(operation.layer, dtype=dtype, name=operation.name)
+        if type(operation).__module__ == "keras_sdd.regions" and self._share:
+            return operation  # it calls the teacher's own layers, each in its precision
         # Other layers may be more than their config says.
         known = type(operation).__module__.startswith(("keras.src.layers.", "keras_sdd."))
         known = known and not isinstance(operation, (layers.Lambda, layers.Wrapper))

@@ -29,6 +29,29 @@ def structure(model):
     return model.input, model.output
 
 
+def resolve(tensor, calls=()):
+    """Follow a tensor out of and into nested models to the layer that makes it.
+
+    Args:
+        tensor: of a graph.
+        calls: the (nested model, its node) pairs around it, outermost first, as `lift` takes them.
+
+    Returns:
+        What the tensor is called there, and the calls around that.
+    """
+    while True:
+        if calls and any(x is tensor for x in calls[-1][0].inputs):  # leave a nested model
+            nested, node = calls[-1]
+            calls = calls[:-1]
+            tensor = node.input_tensors[[x is tensor for x in nested.inputs].index(True)]
+            continue
+        node = find_node(tensor)
+        if node.is_input or not is_functional(node.operation):
+            return tensor, calls
+        calls = (*calls, (node.operation, node))  # enter one
+        tensor = node.operation.outputs[tensor._keras_history.tensor_index]
+
+
 def find_makers(tensor):
     """The operations that a tensor comes out of: nested models, outermost first, then a layer."""
     operation, _, index = tensor._keras_history
@@ -40,10 +63,10 @@ def sort_nodes(inputs, outputs):
     """The calls that make `outputs` from `inputs`, both lists of tensors of a graph, in order."""
     given = {id(x) for x in inputs}
     ordered, done = [], set()
-    waiting = [_find_node(x) for x in outputs if id(x) not in given]
+    waiting = [find_node(x) for x in outputs if id(x) not in given]
     while waiting:  # no recursion: some networks are deeper than Python's stack
         node = waiting[-1]
-        makers = [_find_node(x) for x in node.input_tensors if id(x) not in given]
+        makers = [find_node(x) for x in node.input_tensors if id(x) not in given]
         missing = [x for x in makers if id(x) not in done]
         if id(node) in done or not missing:
             waiting.pop()
@@ -147,7 +170,7 @@ def _bring_out(inputs, outputs):
     read = {id(x) for x in keras.tree.flatten(outputs)}
     for node in nodes:
         if isinstance(node.operation, _Inside):
-            inside.setdefault(id(_find_node(node.input_tensors[0])), []).append(node)
+            inside.setdefault(id(find_node(node.input_tensors[0])), []).append(node)
         else:
             read |= {id(x) for x in node.input_tensors}
     if not inside:
@@ -179,6 +202,7 @@ def _bring_out(inputs, outputs):
     return keras.tree.map_structure(lambda x: tensors.get(id(x), x), outputs)
 
 
-def _find_node(tensor):
+def find_node(tensor):
+    """The call that a tensor comes out of."""
     operation, index, _ = tensor._keras_history
     return operation._inbound_nodes[index]

@@ -1,13 +1,16 @@
 """A classifier as the terms of a loss read it: logits, cells, features by name."""
 
+import functools
+import logging
 from typing import Any
 
 from keras import layers
 
 from keras_sdd._checks import check_scales, find_near
 from keras_sdd.graphs import find_bottlenecks, find_calls, is_kind, is_vector, lift, rebuild
-from keras_sdd.heads import check_classifier, class_logits, find_head, is_exposed
-from keras_sdd.pooling import CellPooling
+from keras_sdd.heads import check_classifier, class_logits, find_head, find_logits, is_exposed
+
+_logger = logging.getLogger("keras_sdd")
 
 
 class Network:
@@ -33,10 +36,9 @@ class Network:
         self._tensors: dict = {}  # what was read
         self._refusal = None  # why regions have no logits
         try:
-            self._head = find_head(model, frozen=frozen)
+            self._head: Any = find_head(model, frozen=frozen)
         except ValueError as error:
-            self._refusal = error
-            self._head = find_head(model, logits_only=True, frozen=frozen)
+            self._head, self._refusal = None, error
         formats = (getattr(node.operation, "data_format", None) for _, node, _ in find_calls(model))
         self._channels_first = next(filter(None, formats), None) == "channels_first"
 
@@ -48,7 +50,7 @@ class Network:
     @property
     def logits(self):
         """(B, K) from the model's own pooling and dropout, without a last softmax."""
-        return self._once("logits", lambda: self._head.classify(self._head.vector))
+        return self._once("logits", lambda: self._head.logits if self._head else self._end[0])
 
     @property
     def embedding(self):
@@ -62,7 +64,13 @@ class Network:
                 "A model with outputs {'logits', 'spatial_logits'} has no embedding to read; give "
                 f"the classifier as it was. Received: {self.source.name!r}"
             )
-        return self._head.vector
+        vector = self._head.vector if self._head else self._end[1]
+        if vector is None:
+            raise ValueError(
+                "The last layer of the model takes no vector (B, C) that could be its embedding. "
+                f"Received: {self.source.name!r}"
+            )
+        return vector
 
     def cells(self, scales, pooling="direct"):
         """(B, N, K): the logits of the regions, as `keras_sdd.pool_cells` orders them.
@@ -123,9 +131,17 @@ class Network:
             return layers.Reshape((1, -1), dtype=logits.dtype, name="head_cells")(logits)
         if self._refusal is not None:
             raise self._refusal
-        maps = self._head.maps
-        name = "_".join(["head_cells", pooling, *map(str, scales)])
-        return self._head.classify(CellPooling(scales, pooling, dtype=maps.dtype, name=name)(maps))
+        if not self._head.is_linear:
+            _logger.info(
+                "The head of %r is not linear in the average of a map: a cell's logits are the "
+                "head's of the pooled cell, and the global ones are not their mean.",
+                self.source.name,
+            )
+        return self._head.cells(scales, pooling)
+
+    @functools.cached_property
+    def _end(self):
+        return find_logits(self.source)
 
     def _as_map(self, x):
         if not self._channels_first or len(x.shape) != 4:

@@ -12,17 +12,40 @@ _POOLINGS = ("direct", "nested")
 _DATA_FORMATS = ("channels_last", "channels_first")
 
 
-def _bins(size, count):
-    """Rows that average `size` positions into `count` adaptive bins: shape (count, size).
+def _edges(size, count):
+    """First and last (exclusive) position of `count` adaptive bins of `size` positions.
 
     Bin i covers floor(i * size / count) to ceil((i + 1) * size / count), so bins overlap where
     `count` does not divide `size`, and repeat positions where `count` is larger.
     """
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
+def _bins(size, count):
+    """Rows that average `size` positions into `count` adaptive bins: shape (count, size)."""
     weights = np.zeros((count, size))
-    for i in range(count):
-        start, stop = i * size // count, -(-(i + 1) * size // count)
-        weights[i, start:stop] = 1.0 / (stop - start)
+    for row, (start, stop) in zip(weights, _edges(size, count), strict=True):
+        row[start:stop] = 1.0 / (stop - start)
     return weights
+
+
+def find_bounds(height, width, scales, pooling):
+    """The cells of a map, in the order of `pool_cells`: top, bottom, left, right of each."""
+    check_size((None, height, width, 1))
+    finest = max(scales)
+
+    def edges(size, m):
+        if pooling == "direct":
+            return _edges(size, m)
+        fine = _edges(size, finest)
+        return [(fine[first][0], fine[last - 1][1]) for first, last in _edges(finest, m)]
+
+    return [
+        (*rows, *columns)
+        for m in scales
+        for rows in edges(height, m)
+        for columns in edges(width, m)
+    ]
 
 
 @functools.lru_cache(maxsize=64)
@@ -71,7 +94,7 @@ def pool_cells(maps, scales, pooling="direct", data_format="channels_last"):
     check_word("data_format", data_format, _DATA_FORMATS)
     if not keras.utils.is_keras_tensor(maps):
         maps = ops.convert_to_tensor(maps)
-    height, width, _ = _sizes(maps.shape, data_format)
+    height, width, _ = check_size(maps.shape, data_format)
     if data_format == "channels_first":
         maps = ops.transpose(maps, (0, 2, 3, 1))
     return _average(maps, _cell_weights(height, width, scales, pooling))
@@ -86,8 +109,12 @@ def _average(maps, weights):
     return ops.cast(cells, maps.dtype) if keras.backend.is_float_dtype(maps.dtype) else cells
 
 
-def _sizes(shape, data_format):
-    """Height, width and channels of maps, if all are known."""
+def check_size(shape, data_format="channels_last"):
+    """Height, width and channels of maps, if all are known.
+
+    Raises:
+        ValueError: if the rank is not 4, or a size is not known.
+    """
     shape = tuple(shape)
     order = (2, 3, 1) if data_format == "channels_first" else (1, 2, 3)
     sizes = [shape[i] for i in order] if len(shape) == 4 else [None]
@@ -115,7 +142,10 @@ class CellPooling(keras.layers.Layer):
         self.pooling = check_word("pooling", pooling, _POOLINGS)
 
     def build(self, input_shape):
-        height, width, _ = _sizes(input_shape, "channels_last")
+        height, width = input_shape[1:3]
+        self.weights_of_cells = None
+        if None in (height, width):  # of a model for any size: the images will tell
+            return
         # A variable, as PyTorch would copy a constant to the device in every step.
         self.weights_of_cells = self.add_weight(
             name="weights_of_cells",
@@ -127,7 +157,13 @@ class CellPooling(keras.layers.Layer):
         )
 
     def call(self, maps):
+        if self.weights_of_cells is None:
+            height, width, _ = check_size(maps.shape)
+            return _average(maps, _cell_weights(height, width, self.scales, self.pooling))
         return _average(maps, self.weights_of_cells)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], sum(m * m for m in self.scales), input_shape[-1])
 
     def get_config(self):
         return super().get_config() | {"scales": self.scales, "pooling": self.pooling}

@@ -116,13 +116,17 @@ def test_maps_of_unknown_size():
     assert outputs["spatial_logits"].shape == (2, 7, 5, NUM_CLASSES)
     assert_close(outputs["spatial_logits"].mean((1, 2)), call(model, images))
     assert tuple(exposed.output["spatial_logits"].shape) == (None, None, None, NUM_CLASSES)
-    with pytest.raises(
-        ValueError, match=r"static height and width.*keras.Model\(inputs, model\(inputs\)\)"
-    ):
-        expose_cells(model, (1, 2))
-    # The remedy that the message names.
-    inputs = keras.Input((9, 7, 3))
-    wrapped = keras.Model(inputs, model(inputs))
-    cells = call(expose_cells(wrapped, (1, 2)), images)["cells"]
+    # The images say the size.
+    cells = call(expose_cells(model, (1, 2)), images)["cells"]
     expected = pool_cells(outputs["spatial_logits"].astype("float32"), (1, 2))
     assert_close(cells, to_numpy(expected))
+
+
+def test_pooling_by_maximum_of_unknown_size():
+    inputs = keras.Input((None, None, 3))
+    x = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, activation="relu")(inputs))
+    model = randomize(keras.Model(inputs, dense()(layers.Dense(4, "relu")(x))))
+    known = keras.Model(*(lambda x: (x, model(x)))(keras.Input((9, 7, 3))))
+    images = np.random.rand(2, 9, 7, 3).astype("float32")
+    outputs, expected = (call(expose_cells(x, (1, 2, 4)), images) for x in (model, known))
+    assert_close(outputs["cells"], expected["cells"])

@@ -97,11 +97,10 @@ def test_keras_hub_vision_transformer_without_class_token():
     build = builders.vision_transformer("gap", use_class_token=False)
     name = build(None).backbone.name
     model = build(None)
-    with pytest.raises(ValueError, match=r"Mean '.*tokens.*pass feature_layer='vi_t_backbone"):
-        expose_spatial_logits(model)
     with pytest.raises(ValueError, match=f"not of feature_layer={name!r}"):
         expose_spatial_logits(model, feature_layer=name)
     exposed = expose_spatial_logits(model, feature_layer=model.backbone)
+    assert config_of(expose_spatial_logits(model)) == config_of(exposed)
     assert tuple(exposed.output["spatial_logits"].shape) == (None, 4, 4, NUM_CLASSES)
     randomize(model)
     images = draw_images(model)

@@ -8,36 +8,33 @@ from keras import layers, ops
 
 from heads.exposing import expose_cells
 from heads.own_models import (
-    Projection,
     average,
     dense,
     features,
     functional,
-    halved,
     token_classifier,
 )
 from keras_sdd import expose_spatial_logits
 
 
-class Sharpened(layers.Dense):
-    """A Dense layer that is not linear."""
+class Opaque(layers.Layer):
+    """A whole network in a layer."""
 
-    def call(self, inputs):
-        return super().call(inputs) ** 3
+    def build(self, input_shape):
+        self.body, self.classifier = layers.Conv2D(4, 3), layers.Dense(NUM_CLASSES)
 
-
-class PowerPooling(layers.GlobalAveragePooling2D):
-    """A pooling that is no mean."""
-
-    def call(self, inputs):
-        return super().call(inputs**3) ** (1 / 3)
+    def call(self, images):
+        return self.classifier(ops.mean(self.body(images), (1, 2)))
 
 
-class Mean(layers.Layer):
-    """A layer of the user's with the name of an operation."""
-
-    def call(self, inputs):
-        return ops.max(inputs, (1, 2))
+def two_bodies():
+    inputs, x = features()
+    other = layers.Conv2D(4, 3)(inputs)
+    parts = [
+        dense(name=name)(layers.GlobalAveragePooling2D()(y))
+        for name, y in zip("ab", (x, other), strict=True)
+    ]
+    return keras.Model(inputs, layers.Average(name="mean")(parts))
 
 
 def two_outputs():
@@ -65,50 +62,13 @@ def first_token():
     return keras.Model(inputs, dense()(layers.LayerNormalization()(inputs)[:, 0]))
 
 
-NOT_LINEAR = ["only dropout, reshapes and linear layers", "before the pooling", "scales=(1,)"]
+NO_POOLING = ["no pooling that regions have too", "GlobalAveragePooling2D", "scales=(1,)"]
 
 # Name: (builder, parts of the message, overrides).
 OWN_REFUSALS = {
     "flatten": (
         lambda: functional(layers.Flatten(name="flat"), dense()),
         ["Flatten 'flat'", "GlobalAveragePooling2D"],
-        {},
-    ),
-    "hidden layer": (
-        lambda: functional(average(), layers.Dense(4, "relu", name="hidden"), dense()),
-        ["Dense 'hidden'", *NOT_LINEAR],
-        {},
-    ),
-    "activation": (
-        lambda: functional(average(), layers.ReLU(name="relu"), dense()),
-        ["ReLU 'relu'", *NOT_LINEAR],
-        {},
-    ),
-    "softmax in between": (
-        lambda: functional(average(), layers.Dense(4, "softmax", name="gate"), dense()),
-        ["Dense 'gate'", *NOT_LINEAR],
-        {},
-    ),
-    "batch norm": (
-        lambda: functional(average(), layers.BatchNormalization(name="norm"), dense()),
-        ["BatchNormalization 'norm'", *NOT_LINEAR],
-        {},
-    ),
-    "spatial dropout": (
-        lambda: functional(
-            average(keepdims=True),
-            layers.SpatialDropout2D(0.5, name="drop"),
-            layers.Flatten(),
-            dense(),
-        ),
-        ["SpatialDropout2D 'drop'", *NOT_LINEAR],
-        {},
-    ),
-    "maximum": (
-        lambda: functional(
-            layers.ReLU(name="map"), layers.GlobalMaxPooling2D(name="maximum"), dense()
-        ),
-        ["GlobalMaxPooling2D 'maximum'", "pass feature_layer='map'"],
         {},
     ),
     "part of the map": (
@@ -118,7 +78,7 @@ OWN_REFUSALS = {
     ),
     "pooling with a border": (
         lambda: functional(layers.AveragePooling2D(5, name="most"), layers.Flatten(), dense()),
-        ["AveragePooling2D 'most'", *NOT_LINEAR],
+        ["AveragePooling2D 'most'", *NO_POOLING],
         {},
     ),
     "mean over one axis": (
@@ -130,27 +90,6 @@ OWN_REFUSALS = {
         ["(None, 6, 5)"],
         {},
     ),
-    "a pooling of the user's": (
-        lambda: functional(PowerPooling(name="power"), dense()),
-        ["PowerPooling 'power'", *NOT_LINEAR],
-        {},
-    ),
-    "a layer named as an operation": (
-        lambda: functional(Mean(name="mine"), dense()),
-        ["Mean 'mine'", *NOT_LINEAR],
-        {},
-    ),
-    "a classifier of the user's": (
-        lambda: functional(average(), Sharpened(NUM_CLASSES, name="sharp")),
-        ["Sharpened 'sharp'", "pass it as classifier_layer"],
-        {},
-    ),
-    "an activated classifier of the user's": (
-        lambda: functional(average(), Projection("softmax", name="mine")),
-        ["Projection 'mine'", "activation 'softmax'", "activation=None"],
-        {"classifier_layer": "mine"},
-    ),
-    "an operation": (halved, ["TrueDivide 'true_divide", "no Dense layer"], {}),
     "sigmoid": (
         lambda: functional(average(), dense("sigmoid")),
         ["Dense 'predictions'", "activation 'sigmoid'", "activation=None"],
@@ -161,37 +100,34 @@ OWN_REFUSALS = {
         ["Activation 'end'", "activation 'sigmoid'", "activation=None"],
         {},
     ),
-    "wide convolution": (
-        lambda: functional(
-            average(keepdims=True),
-            layers.Conv2D(NUM_CLASSES, 3, padding="same", name="wide"),
-            layers.Flatten(),
-        ),
-        ["Conv2D 'wide'", "no Dense layer or 1x1 convolution"],
-        {},
-    ),
-    "no classifier": (
-        lambda: functional(average()),
-        ["GlobalAveragePooling2D 'pool'", "no Dense layer or 1x1 convolution"],
-        {},
-    ),
     "no pooling": (
         lambda: keras.Sequential([keras.Input((4,)), dense()], name="flat_model"),
         ["'flat_model' has no pooling", "scales=(1,)"],
         {},
     ),
     "joined inputs": (two_inputs, ["Concatenate 'join'", "several tensors", "scales=(1,)"], {}),
-    "masked tokens": (masked_tokens, ["GlobalAveragePooling1D 'pool'", "masks count"], {}),
-    "class token": (first_token, ["GetItem", *NOT_LINEAR], {}),
-    "tokens": (
-        lambda: token_classifier(None),
-        ["GlobalAveragePooling1D 'pool'", "(None, 16, 8)", "pass feature_layer='norm'"],
+    "ensemble": (two_bodies, ["Average 'mean'", "different maps", "scales=(1,)"], {}),
+    "an opaque layer": (
+        lambda: keras.Sequential([keras.Input((12, 12, 3)), Opaque(name="opaque")]),
+        ["Opaque 'opaque'", *NO_POOLING],
         {},
     ),
+    "a position of the map": (
+        lambda: functional(layers.Lambda(lambda x: x), layers.Lambda(lambda x: x[:, 0]), dense()),
+        ["(None, 6, 5)"],
+        {},
+    ),
+    "whole maximum": (
+        lambda: functional(layers.MaxPooling2D(6, name="whole"), layers.Flatten(), dense()),
+        ["MaxPooling2D 'whole'", *NO_POOLING],
+        {},
+    ),
+    "masked tokens": (masked_tokens, ["GlobalAveragePooling1D 'pool'", "masks count"], {}),
+    "class token": (first_token, ["GetItem", "class token", "patch_tokens=True"], {}),
     "tokens with a class token": (
         lambda: token_classifier(None, class_token=True),
-        ["'pool'", "(None, 17, 8)", "class token", "Reshape"],
-        {"feature_layer": "norm"},
+        ["'pool'", "(None, 17, 8)", "class token", "patch_tokens=True", "Reshape"],
+        {},
     ),
     "tokens of another layout": (
         lambda: keras.Sequential(
@@ -203,7 +139,7 @@ OWN_REFUSALS = {
             ]
         ),
         ["'pool'", "channels_first tokens", "Reshape"],
-        {"feature_layer": "map"},
+        {},
     ),
     "wrong feature layer": (
         lambda: functional(average(), dense()),
@@ -244,19 +180,15 @@ def test_refusals(name):
 THIRD_PARTY_REFUSALS = {
     "VGG16": (
         lambda: keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=5),
-        ["Dense 'fc2'", *NOT_LINEAR],
+        ["MaxPooling2D 'block5_pool'", *NO_POOLING],
     ),
-    "ConvNeXt": (
-        lambda: keras.applications.ConvNeXtTiny(weights=None, input_shape=(32, 32, 3), classes=5),
-        ["LayerNormalization 'convnext_tiny_head_layernorm'", *NOT_LINEAR],
-    ),
-    "KerasHub's MobileNet": (
-        lambda: builders.KERAS_HUB_MOBILENET(None),
-        ["Conv2D 'classifier_conv'", *NOT_LINEAR],
+    "VGG19": (
+        lambda: keras.applications.VGG19(weights=None, input_shape=(64, 64, 3), classes=5),
+        ["Flatten 'flatten'", "GlobalAveragePooling2D", "scales=(1,)"],
     ),
     "KerasHub's ViT with class token": (
         lambda: builders.vision_transformer("token", use_class_token=True)(None),
-        ["GetItem", *NOT_LINEAR],
+        ["GetItem", "class token", "patch_tokens=True"],
     ),
 }
 
