@@ -9,7 +9,6 @@ where it must; the head is then applied through the model's own layers.
 import collections
 import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +16,20 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_sdd.graphs import (
-    find_calls,
-    find_makers,
-    find_node,
-    is_functional,
-    is_kind,
-    is_vector,
-    lift,
-    rebuild,
-    resolve,
+from keras_sdd.graphs import find_node, is_functional, is_kind, is_vector, rebuild
+from keras_sdd.head_search import (
+    OTHERWISE,
+    Pooling,
+    Search,
+    find_end,
+    is_square,
+    keeps_vector,
+    key_of,
+    refuse,
 )
 from keras_sdd.normalization import is_batch_norm
 from keras_sdd.pooling import CellPooling
 from keras_sdd.regions import (
-    SOFTMAXES,
     GlobalCell,
     LogProbability,
     PositionwiseClassifier,
@@ -40,26 +38,11 @@ from keras_sdd.regions import (
     RegionOperation,
     RegionPooling,
     is_linear,
-    slot,
 )
 
 _LINEAR = keras.activations.linear
 _OF_REGIONS = (RegionPooling, RegionNorm, RegionOperation, RegionClassifier, LogProbability)
-_RESHAPES = ("Reshape", "Flatten", "Identity", "Squeeze", "Cast")
 _DROPOUTS = ("Dropout", "GaussianDropout", "GaussianNoise")
-# What leaves probabilities proportional to some.
-_MIXTURES = (
-    "Average",
-    "Mean",
-    "Add",
-    "Stack",
-    "GetItem",
-    "Take",
-    "Multiply",
-    "Divide",
-    "TrueDivide",
-)
-_OTHERWISE = 'give the model outputs {"logits", "spatial_logits"}, or use scales=(1,) for plain KD'
 
 
 def expose_spatial_logits(model, feature_layer=None, classifier_layer=None, patch_tokens=False):
@@ -237,8 +220,8 @@ def find_head(model, feature_layer=None, classifier_layer=None, patch_tokens=Fal
         if _begins_with_pooling(maps):
             return Head(None, logits, maps)
         return LinearHead(logits, maps, ())
-    search = _Search(model, feature_layer, classifier_layer, patch_tokens, frozen)
-    return search.find_linear() or search.find_any()
+    search = Search(model, feature_layer, classifier_layer, patch_tokens)
+    return _build_linear(search) or _build_any(search, frozen)
 
 
 def _begins_with_pooling(maps):
@@ -257,318 +240,87 @@ def find_logits(model):
     A final softmax is stripped, or undone where it cannot be. The vector is None where the last
     layer takes none.
     """
-    end = _find_end(model)
+    end = find_end(class_logits(model))
     vectors = [x for x, _ in end.inputs if is_vector(x)]
     vector = end.lift_inputs()[0] if len(vectors) == len(end.inputs) == 1 else None
     return end.find_logits(), vector
 
 
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """A call in a graph, `calls` being those of the nested models around it."""
-
-    node: Any
-    calls: tuple
-
-    @property
-    def operation(self):
-        return self.node.operation
-
-    @property
-    def inputs(self):
-        """Its tensors, each as `resolve` gives it."""
-        return [resolve(x, self.calls) for x in self.node.input_tensors]
-
-    @property
-    def output(self):
-        return self.node.outputs[0]
-
-    @property
-    def training(self):
-        """What the graph fixes the training mode to, or None."""
-        nodes = [self.node, *(node for _, node in reversed(self.calls))]
-        given = (node.arguments.kwargs.get("training") for node in nodes)
-        return next((x for x in given if x is not None), None)
-
-    def lift_inputs(self):
-        """Its tensors in the outermost graph, as vectors (B, C)."""
-        name = f"{self.operation.name}_input"
-        return [_flatten(lift(x, self.calls), name) for x in self.node.input_tensors]
-
-    def arguments(self):
-        """Its arguments with slots for its tensors, and the mode that the graph fixes."""
-        slots = {id(x): slot(i) for i, x in reversed(list(enumerate(self.node.input_tensors)))}
-        given = (self.node.arguments.args, self.node.arguments.kwargs)
-        args, kwargs = keras.tree.map_structure(lambda x: slots.get(id(x), x), given)
-        if self.training is not None and isinstance(self.operation, layers.Layer):
-            if "training" in inspect.signature(self.operation.call).parameters:
-                kwargs = kwargs | {"training": self.training}
-        return args, kwargs
-
-
-@dataclasses.dataclass(frozen=True)
-class _End(_Call):
-    """The call that makes the logits, but for a softmax and reshapes that come after it.
-
-    Attributes:
-        tensor: what it makes.
-        is_probability: whether that is a class probability, or proportional to some.
-    """
-
-    tensor: Any
-    is_probability: bool = False
-
-    @property
-    def strips_softmax(self):
-        """Whether the layer has a softmax of its own that its kernel does without."""
-        return self.operation_activation in SOFTMAXES and is_linear(self.operation, at_end=True)
-
-    @property
-    def operation_activation(self):
-        return getattr(self.operation, "activation", None)
-
-    def find_logits(self):
-        """Symbolic logits (B, K)."""
-        if self.strips_softmax:
-            return PositionwiseClassifier(self.operation)(self.lift_inputs()[0])
-        outputs = _flatten(lift(self.tensor, self.calls), "head_logits")
-        return (
-            LogProbability(name="head_log_probability")(outputs) if self.is_probability else outputs
-        )
-
-
-def _find_end(model):
-    """Find what makes the logits of a classifier."""
-    (tensor, calls), has_softmax = resolve(class_logits(model)), False
-    while True:
-        call = _Call(find_node(tensor), calls)
-        if len(call.inputs) != 1 or not is_vector(call.node.input_tensors[0]):
-            break
-        softmax = _is_softmax(call)
-        if not (softmax and not has_softmax) and not _keeps_vector(call.operation):
-            break
-        has_softmax = has_softmax or softmax
-        ((tensor, calls),) = call.inputs
-    end = _End(call.node, call.calls, tensor)
-    if has_softmax or end.strips_softmax or not _gives_probabilities(tensor, calls):
-        return end
-    return dataclasses.replace(end, is_probability=True)
-
-
-def _is_softmax(call):
-    """Whether a call is a softmax over the classes (B, K), (B, 1, 1, K) and nothing else."""
-    operation = call.operation
-    if is_kind(operation, "Activation"):
-        return operation.activation in SOFTMAXES
-    last = (-1, len(call.node.input_tensors[0].shape) - 1)
-    return is_kind(operation, "Softmax") and operation.axis in last
-
-
-def _keeps_vector(operation):
-    """Whether an operation passes on vectors (B, C), (B, 1, 1, C) ... as they are."""
-    if is_kind(operation, "Activation"):
-        return operation.activation is _LINEAR
-    return is_kind(operation, *_RESHAPES)
-
-
-def _gives_probabilities(tensor, calls):
-    """Whether a tensor is the output of a softmax, or a mixture or a part of such outputs."""
-    call = _Call(find_node(tensor), calls)
-    if not call.inputs:
-        return False
-    if getattr(call.operation, "activation", None) in SOFTMAXES or _is_softmax(call):
-        return True
-    mixes = is_kind(call.operation, *_MIXTURES, *_RESHAPES)
-    return mixes and all(_gives_probabilities(*x) for x in call.inputs)
-
-
-def _flatten(tensor, name):
-    if len(tensor.shape) == 2:
-        return tensor
-    return layers.Flatten(dtype=tensor.dtype, name=name)(tensor)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pooling(_Call):
-    """A call that pools features, or, of tokens, takes one of them.
-
-    Attributes:
-        kind: `"average"`, `"maximum"`, `"own"` or `"token"`.
-        layout: of the features, as for `RegionPooling`.
-    """
-
-    kind: str
-    layout: str
-
-    def lift_features(self):
-        return lift(self.node.input_tensors[0], self.calls)
-
-    def lift_vector(self):
-        return _flatten(lift(self.output, self.calls), f"{self.operation.name}_vector")
-
-
-class _Search:
-    """What lies between the pooling and the logits of a classifier.
-
-    Attributes:
-        end: the `_End`.
-        made: the calls that lead to it, in order, and the `_Pooling`s that they begin with, by the
-            key of what they make.
-    """
-
-    def __init__(self, model, feature_layer, classifier_layer, patch_tokens, frozen):
-        self.model = model
-        self.feature_layer, self.classifier_layer = feature_layer, classifier_layer
-        self.patch_tokens, self.frozen = patch_tokens, frozen
-        formats = (getattr(node.operation, "data_format", None) for _, node, _ in find_calls(model))
-        self.data_format = next(filter(None, formats), None) or "channels_last"
-        self.end = _find_end(model)
-        _check_classifier_layer(self.end, classifier_layer)
-        self.made: dict = {}
-        self._walk_back()
-        _check_activation(self.end)
-        self._check_maps()
-
-    def _walk_back(self):
-        waiting = [(self.end.tensor, self.end.calls, None)]
-        while waiting:  # no recursion: some heads are deeper than Python's stack
-            tensor, calls, reader = waiting[-1]
-            call = self._find_pooling(_Call(find_node(tensor), calls))
-            missing = []
-            if not isinstance(call, _Pooling):
-                _check_call(call, reader, self.model)
-                missing = [x for x in call.inputs if _key(*x) not in self.made]
-            if missing:
-                waiting.extend((*x, call) for x in missing)
-            else:
-                self.made.setdefault(_key(tensor, calls), call)
-                waiting.pop()
-
-    def _check_maps(self):
-        """Raise a ValueError if the model pools several maps, as an ensemble does."""
-        maps = {_key(*x.inputs[0]) for x in self.made.values() if isinstance(x, _Pooling)}
-        if len(maps) > 1:
-            _refuse(self.end.operation, f"joins what is pooled of different maps, {_OTHERWISE}")
-
-    def find_linear(self):
-        """The `LinearHead`, or None if it is none."""
-        pooling, *calls = self.made.values()
-        if not isinstance(pooling, _Pooling) or pooling.kind != "average":
-            return None
-        if pooling.layout == "tokens" and not _is_square(pooling.node.input_tensors[0].shape[1]):
-            return None
-        operations: list[Callable] = []
-        for call in calls:
-            operation = call.operation
-            at_end = call.node is self.end.node
-            named = self.classifier_layer in (operation, operation.name)
-            named = named and getattr(operation, "activation", None) in (None, _LINEAR)
-            if len(call.inputs) != 1 or isinstance(call, _Pooling):
-                return None
-            if is_linear(operation, at_end) or (
-                at_end and named and isinstance(operation, layers.Layer)
-            ):
-                operations.append(PositionwiseClassifier(operation))
-            elif is_kind(operation, *_DROPOUTS) and not operation.input_spec and not at_end:
-                # Called as the model calls it: some drop in inference too, with training=True.
-                operations.append(functools.partial(operation, **call.node.arguments.kwargs))
-            elif not _keeps_vector(operation):
-                return None
-        if self.end.is_probability:
-            return None
-        maps = _as_map(pooling.lift_features(), pooling.layout)
-        return LinearHead(pooling.lift_vector(), maps, tuple(operations))
-
-    def find_any(self):
-        """The `Head`. What stands for a layer is called on the vectors and on all positions."""
-        names: collections.Counter = collections.Counter()
-        vectors: dict = {}
-        positions: dict = {}
-        for key, call in self.made.items():
-            if isinstance(call, _Pooling):
-                vectors[key] = call.lift_vector()
-                positions[key] = self._pool(call, names)(call.lift_features())
-                continue
-            layer = self._stand_in(call, names)
-            own, everywhere = ([x[_key(*y)] for y in call.inputs] for x in (vectors, positions))
-            vectors[key] = layer(own)
-            is_norm = isinstance(layer, RegionNorm)
-            positions[key] = layer([*everywhere, *own] if is_norm else everywhere)
-        end = _key(self.end.tensor, self.end.calls)
-        logits, spatial_logits = vectors[end], positions[end]
-        if self.end.is_probability:
-            log = LogProbability(name="head_log_probability")
-            logits, spatial_logits = log(logits), log(spatial_logits)
-        vector, *others = [vectors[key] for key, x in self.made.items() if isinstance(x, _Pooling)]
-        if others:
-            vector = layers.Concatenate(name="head_vector")([vector, *others])
-        return Head(vector, logits, spatial_logits)
-
-    def _pool(self, pooling, names):
-        own = pooling.kind in ("maximum", "own")
-        operation, arguments = (pooling.operation, pooling.arguments()) if own else (None, None)
-        options = {"dtype": pooling.output.dtype, "name": _name(pooling.operation, names)}
-        return RegionPooling(operation, arguments, pooling.layout, **options)
-
-    def _stand_in(self, call, names):
-        """The layer that stands for a call of the head: lists of (B, ..., C) to (B, ..., C')."""
+def _build_linear(search):
+    """The `LinearHead`, or None if it is none."""
+    pooling, *calls = search.made.values()
+    if not isinstance(pooling, Pooling) or pooling.kind != "average":
+        return None
+    if pooling.layout == "tokens" and not is_square(pooling.node.input_tensors[0].shape[1]):
+        return None
+    operations: list[Callable] = []
+    for call in calls:
         operation = call.operation
-        options = {"name": _name(operation, names)}
-        shapes = [tuple(x.shape[1:]) for x in call.node.input_tensors]
-        if call.node is self.end.node and self.end.strips_softmax:
-            return RegionClassifier(operation, **options)
-        if is_batch_norm(operation) and not operation.renorm and len(shapes) == 1:
-            return RegionNorm(operation, shapes[0], call.training, **options)
-        if not self.frozen:
-            _check_state(operation)
-        return RegionOperation(operation, call.arguments(), shapes, **options)
-
-    def _find_pooling(self, call):
-        """The call as a `_Pooling` if it is one."""
-        node, operation = call.node, call.operation
-        if len(node.input_tensors) != 1 or node.is_input:
-            return call
-        (x,) = node.input_tensors
-        shape = tuple(x.shape)
-        kind, layout = _find_kind(operation, x)
-        if self.patch_tokens and len(shape) == 3 and not is_vector(x):
-            whole = is_vector(node.outputs[0]) and math.prod(node.outputs[0].shape[1:]) == shape[2]
-            kind, layout = ("token", "channels_last") if whole and kind is None else (kind, layout)
-        elif kind is None and len(shape) == 4 and not is_vector(x) and is_vector(call.output):
-            layout = getattr(operation, "data_format", None) or self.data_format
-            own = not any(x is y for y in self.model.inputs) and _pools_any_size(call, layout)
-            kind = "own" if own else None
-        if kind is None:
-            return call
-        self._check_features(call, shape, layout)
-        return _Pooling(node, call.calls, kind, "tokens" if len(shape) == 3 else layout)
-
-    def _check_features(self, call, shape, layout):
-        """Raise a ValueError if what is pooled is no map that can be told apart by position."""
-        makers = find_makers(call.node.input_tensors[0])
-        if self.feature_layer not in (None, *makers, *(x.name for x in makers)):
-            reason = (
-                f"the output of {makers[0].name!r}, not of feature_layer={self.feature_layer!r}"
-            )
-        elif len(shape) == 4:
-            return
-        elif layout == "channels_first" or shape[1] is None:
-            reason = (
-                f"{layout} tokens {shape}; Reshape them to (H, W, C) in the model and pool that"
-            )
-        elif self.patch_tokens or _is_square(shape[1]):
-            return
-        else:
-            reason = (
-                f"tokens {shape}, which are no square map (B, H * H, C); if class tokens come "
-                "before one, row by row, pass patch_tokens=True to expose_spatial_logits, else "
-                "Reshape them to (H, W, C) in the model and pool that"
-            )
-        _refuse(call.operation, f"pools {reason}")
+        at_end = call.node is search.end.node
+        named = search.classifier_layer in (operation, operation.name)
+        named = named and getattr(operation, "activation", None) in (None, _LINEAR)
+        if len(call.inputs) != 1 or isinstance(call, Pooling):
+            return None
+        if is_linear(operation, at_end) or (
+            at_end and named and isinstance(operation, layers.Layer)
+        ):
+            operations.append(PositionwiseClassifier(operation))
+        elif is_kind(operation, *_DROPOUTS) and not operation.input_spec and not at_end:
+            # Called as the model calls it: some drop in inference too, with training=True.
+            operations.append(functools.partial(operation, **call.node.arguments.kwargs))
+        elif not keeps_vector(operation):
+            return None
+    if search.end.is_probability:
+        return None
+    maps = _as_map(pooling.lift_features(), pooling.layout)
+    return LinearHead(pooling.lift_vector(), maps, tuple(operations))
 
 
-def _key(tensor, calls):
-    return (id(tensor), *(id(node) for _, node in calls))
+def _build_any(search, frozen):
+    """The `Head`. What stands for a layer is called on the vectors and on all positions."""
+    names: collections.Counter = collections.Counter()
+    vectors: dict = {}
+    positions: dict = {}
+    for key, call in search.made.items():
+        if isinstance(call, Pooling):
+            vectors[key] = call.lift_vector()
+            positions[key] = _pool(call, names)(call.lift_features())
+            continue
+        layer = _stand_in(search, call, names, frozen)
+        own, everywhere = ([x[key_of(*y)] for y in call.inputs] for x in (vectors, positions))
+        vectors[key] = layer(own)
+        is_norm = isinstance(layer, RegionNorm)
+        positions[key] = layer([*everywhere, *own] if is_norm else everywhere)
+    end = key_of(search.end.tensor, search.end.calls)
+    logits, spatial_logits = vectors[end], positions[end]
+    if search.end.is_probability:
+        log = LogProbability(name="head_log_probability")
+        logits, spatial_logits = log(logits), log(spatial_logits)
+    vector, *others = [vectors[key] for key, x in search.made.items() if isinstance(x, Pooling)]
+    if others:
+        vector = layers.Concatenate(name="head_vector")([vector, *others])
+    return Head(vector, logits, spatial_logits)
+
+
+def _pool(pooling, names):
+    own = pooling.kind in ("maximum", "own")
+    operation, arguments = (pooling.operation, pooling.arguments()) if own else (None, None)
+    options = {"dtype": pooling.output.dtype, "name": _name(pooling.operation, names)}
+    return RegionPooling(operation, arguments, pooling.layout, **options)
+
+
+def _stand_in(search, call, names, frozen):
+    """The layer that stands for a call of the head: lists of (B, ..., C) to (B, ..., C')."""
+    operation = call.operation
+    options = {"name": _name(operation, names)}
+    shapes = [tuple(x.shape[1:]) for x in call.node.input_tensors]
+    if call.node is search.end.node and search.end.strips_softmax:
+        return RegionClassifier(operation, **options)
+    if is_batch_norm(operation) and not operation.renorm and len(shapes) == 1:
+        return RegionNorm(operation, shapes[0], call.training, **options)
+    if not frozen:
+        _check_state(operation)
+    return RegionOperation(operation, call.arguments(), shapes, **options)
 
 
 def _name(operation, names):
@@ -576,10 +328,6 @@ def _name(operation, names):
     names[operation.name] += 1
     count = names[operation.name]
     return f"{operation.name}_of_regions" + (f"_{count}" if count > 1 else "")
-
-
-def _is_square(count):
-    return count is not None and math.isqrt(count) ** 2 == count
 
 
 def _as_map(features, layout):
@@ -593,109 +341,14 @@ def _as_map(features, layout):
     return features
 
 
-def _find_kind(operation, x):
-    """How an operation pools `x` to one vector, and its data format, or None for both."""
-    for kind, prefix, reduction in (("average", "Average", "Mean"), ("maximum", "Max", "Max")):
-        if is_kind(operation, f"Global{prefix}Pooling2D", f"Global{prefix}Pooling1D"):
-            return kind, operation.data_format
-        if is_kind(operation, reduction) and hasattr(operation, "keepdims"):
-            rank = len(x.shape)
-            axes = sorted(axis % rank for axis in keras.tree.flatten(operation.axis or 0))
-            formats = {
-                (4, 1, 2): "channels_last", (4, 2, 3): "channels_first", (3, 1): "channels_last"
-            }  # fmt: skip
-            if (rank, *axes) in formats:
-                return kind, formats[rank, *axes]
-        if is_kind(operation, "AveragePooling2D", "AdaptiveAveragePooling2D"):
-            first = 2 if operation.data_format == "channels_first" else 1
-            spatial = tuple(x.shape[first : first + 2])
-            if getattr(operation, "pool_size", spatial) == spatial:
-                return kind, operation.data_format
-    return None, None
-
-
-def _pools_any_size(call, layout):
-    """Whether a call makes of a map of any size a vector of the same length."""
-    if hasattr(call.operation, "kernel_size") or is_kind(call.operation, "GetItem", "Take"):
-        return False
-    (x,) = call.node.input_tensors
-    channels = x.shape[1 if layout == "channels_first" else -1]
-    pooling = RegionPooling(call.operation, call.arguments(), layout, dtype=x.dtype)
-    try:
-        shapes = [pooling.compute_pooled_shape(size, channels) for size in (1, 2)]
-    except Exception:  # whatever it says of a size that it is not made for
-        return False
-    return shapes == [tuple(call.output.shape[1:])] * 2
-
-
-def _check_call(call, reader, model):
-    """Raise a ValueError if a call of the head leaves regions no logits of their own."""
-    node, operation = call.node, call.operation
-    if node.is_input and reader is not None and len(reader.inputs) > 1:
-        _refuse(reader.operation, f"joins several tensors, one of them not pooled, {_OTHERWISE}")
-    if node.is_input:
-        raise ValueError(
-            f"The head cannot be exposed: {model.name!r} has no pooling before its classifier, so "
-            f"that regions have no logits; pool its map, {_OTHERWISE}."
-        )
-    if len(node.outputs) > 1:
-        _refuse(operation, f"has several outputs; move it before the pooling, {_OTHERWISE}")
-    wide = [x for x in node.input_tensors if not is_vector(x)]
-    if not wide:
-        return
-    shape = tuple(wide[0].shape)
-    if len(node.input_tensors) > 1:
-        reason = f"joins several tensors (masks count), {_OTHERWISE}"
-    elif len(shape) == 3 and is_vector(call.output) and call.output.shape[-1] == shape[2]:
-        reason = (
-            f"takes one of the tokens {shape}, a class token perhaps, which is no region; for the "
-            "logits of the patches, pass patch_tokens=True to expose_spatial_logits"
-        )
-    elif is_kind(operation, *_RESHAPES):
-        reason = (
-            f"gives the classifier all positions of {shape}, with weights of their own for each; "
-            f"pool the map instead (keras.layers.GlobalAveragePooling2D), {_OTHERWISE}"
-        )
-    else:
-        reason = (
-            f"makes {tuple(call.output.shape)} of {shape}, which is no pooling that regions have "
-            f"too; pool the map instead (keras.layers.GlobalAveragePooling2D), {_OTHERWISE}"
-        )
-    _refuse(operation, reason)
-
-
-def _check_classifier_layer(end, classifier_layer):
-    if classifier_layer not in (None, end.operation, end.operation.name):
-        _refuse(end.operation, f"is the classifier, not classifier_layer={classifier_layer!r}")
-
-
-def _check_activation(end):
-    """Raise a ValueError if a model ends in an activation that makes no logits."""
-    activation = end.operation_activation
-    if activation in (None, _LINEAR, *SOFTMAXES) or not is_kind(
-        end.operation, "Activation", "Dense", "Conv2D", "EinsumDense"
-    ):
-        return
-    name = getattr(activation, "__name__", activation)
-    _refuse(
-        end.operation,
-        f"ends the model with activation {name!r}; give the classifier activation=None",
-    )
-
-
 def _check_state(operation):
     """Raise a ValueError if a layer of a student's head keeps what regions would change."""
     state = getattr(operation, "non_trainable_weights", ())
     plain = is_kind(operation, "Normalization") or not getattr(operation, "trainable", False)
     quantized = getattr(getattr(operation, "dtype_policy", None), "quantization_mode", None)
     if state and not plain and quantized is None:
-        _refuse(
+        refuse(
             operation,
             f"keeps {state[0].name!r} in training, which every region would move; freeze it "
-            f"(trainable = False), or {_OTHERWISE}",
+            f"(trainable = False), or {OTHERWISE}",
         )
-
-
-def _refuse(operation, reason):
-    name = f"{type(operation).__name__} {operation.name!r}"
-    raise ValueError(f"The head cannot be exposed: {name} {reason}.")

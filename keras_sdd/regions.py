@@ -210,7 +210,8 @@ class RegionPooling(_OwnOperation):
         if self.scales is None:
             positions = self._pool(ops.reshape(maps, (-1, 1, 1, maps.shape[-1])))
             return ops.reshape(positions, (*ops.shape(maps)[:-1], positions.shape[-1]))
-        bounds = find_bounds(*maps.shape[1:3], self.scales, self.pooling)
+        _, height, width, _ = maps.shape
+        bounds = find_bounds(height, width, self.scales, self.pooling)
         cells = [self._pool(maps[:, top:end, left:right]) for top, end, left, right in bounds]
         return ops.stack(cells, axis=1)
 
@@ -228,7 +229,7 @@ class RegionPooling(_OwnOperation):
 
     def compute_pooled_shape(self, size, channels):
         """The shape, without the batch axis, of what the operation makes of a small square map."""
-        shape = (size, size, channels)
+        shape: tuple = (size, size, channels)
         if self.layout == "channels_first":
             shape = (channels, size, size)
         elif self.layout == "tokens":
