@@ -5,7 +5,7 @@ import hashlib
 import keras
 import numpy as np
 
-from keras_sdd._checks import check_word
+from keras_sdd._checks import check_word, describe
 from keras_sdd.cell_store import CellStore
 from keras_sdd.data.targets import attach_targets
 
@@ -120,7 +120,7 @@ def _check_dataset(dataset):
     if not isinstance(targets, dict) or {"labels", "ids"} - targets.keys():
         raise ValueError(
             'A cache needs a tf.data.Dataset of (images, {"labels", "ids"}), as keras_sdd.data.'
-            f"load(..., augment=False, with_ids=True) gives. Received: {spec or dataset!r}"
+            f"load(..., augment=False, with_ids=True) gives. Received: {spec or describe(dataset)}"
         )
     if int(dataset.cardinality()) < 1:
         raise ValueError(

@@ -60,11 +60,13 @@ class CellStore:
         """
         with np.errstate(over="ignore"):
             arrays = [np.asarray(outputs[name]).astype(self.dtype) for name in self.shapes]
-        if not all(np.isfinite(array).all() for array in arrays):
+        finite = [np.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in arrays]
+        (broken,) = np.nonzero(~np.all(finite, axis=0))
+        if broken.size:
             hint = 'use dtype="float32"' if self.dtype == np.float16 else "look at its weights"
             raise ValueError(
-                f"The teacher's cells are not finite in {self.dtype}; {hint}. Received: samples "
-                f"{int(samples[0])} and others"
+                f"The teacher's cells are not finite in {self.dtype}; {hint}. Received: "
+                f"{len(broken)} of {len(samples)} samples, the first with id {samples[broken[0]]}"
             )
         for sample, image, *rows in zip(samples, images, *arrays, strict=True):
             if sample not in self:
@@ -151,8 +153,9 @@ class CellStore:
             )
         except (OSError, ValueError) as error:
             raise self._damaged(shard) from error
-        arrays, size = dict(zip(self.shapes, outputs, strict=True)), len(samples)
-        if checks.shape != (size, 1 + len(arrays)) or any(
+        arrays, size = dict(zip(self.shapes, outputs, strict=True)), samples.size
+        shapes_fit = samples.shape == (size,) and checks.shape == (size, 1 + len(arrays))
+        if not shapes_fit or any(
             array.shape != (size, *self.shapes[name]) or array.dtype != self.dtype
             for name, array in arrays.items()
         ):

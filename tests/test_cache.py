@@ -183,6 +183,34 @@ def test_a_broken_manifest_is_refused(tmp_path):
         cache(distiller, tmp_path)
 
 
+@pytest.mark.parametrize("shape", [(20, 1), ()])
+def test_ids_of_another_shape_are_refused(tmp_path, shape):
+    distiller = build_distiller()
+    cache(distiller, tmp_path)
+    np.save(tmp_path / "00000-ids.npy", np.resize(IDS, shape))
+    with pytest.raises(ValueError, match="Shard 00000 .* is damaged or cut off"):
+        cache(distiller, tmp_path)
+
+
+def test_messages_name_samples_and_arrays_without_their_numbers(tmp_path):
+    store = CellStore(tmp_path, {}, {"cells": (1, 2)}, "float32")
+    cells = np.zeros((20, 1, 2))
+    cells[[3, 7]] = np.nan
+    with pytest.raises(ValueError, match="2 of 20 samples, the first with id 103$"):
+        store.add(IDS, X, {"cells": cells})
+    described = (
+        r"tuple \(ndarray of shape \(5, 2, 2, 3\), "
+        r"{'labels': list of 20, the first \d, 'ids': ndarray of shape \(20,\)}\)$"
+    )
+    data = (X[:5, :2, :2], {"labels": Y.tolist(), "ids": IDS})
+    with pytest.raises(ValueError, match="Received: " + described):
+        cache(build_distiller(), tmp_path, data)
+    with pytest.raises(ValueError, match="Received: dataset=" + described):
+        keras_sdd.data.FollowEpochs(data)
+    with pytest.raises(ValueError, match="Received: dataset=" + described):
+        keras_sdd.distribution.Devices(num_devices=2).shard(data)
+
+
 def test_cells_that_float16_cannot_hold(tmp_path):
     teacher = classifiers.spread_predictions(classifiers.build_cnn(8), scale=1e6)
     with pytest.raises(ValueError, match='use dtype="float32"'):
