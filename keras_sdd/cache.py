@@ -40,6 +40,7 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1):
         ValueError: if a term says that it reads what cannot be stored; if the data set has no ids,
             shows other images than those the cells were made of, or if the folder holds another
             teacher's cells or damaged ones.
+        OSError: if the disk is full; what was written before is kept.
     """
     check_word("dtype", dtype, ("float16", "float32"))
     _check_terms(distiller)

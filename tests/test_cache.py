@@ -1,5 +1,6 @@
 """The cached teacher: it teaches as the live one does, and refuses what is not its own."""
 
+import contextlib
 import json
 
 import classifiers
@@ -151,6 +152,39 @@ def test_data_of_the_library_keep_their_epoch(tmp_path):
     cached = cache(build_distiller(), tmp_path, data)
     assert data.epoch_counter.epoch == 5
     assert keras_sdd.data.FollowEpochs(cached).counter is data.epoch_counter
+
+
+@contextlib.contextmanager
+def files_limited_to(size):
+    """As on a full disk: what is longer is cut off."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [1500, 5])  # of the cells, within and before their header
+def test_a_full_disk_is_told_and_what_was_written_is_kept(tmp_path, limit):
+    cells = np.arange(20 * 21 * 4, dtype="float32").reshape(20, 21, 4)
+
+    def build(first, last):
+        store = CellStore(tmp_path, {}, {"cells": (21, 4)}, "float32")
+        store.add(IDS[first:last], X[first:last], {"cells": cells[first:last]})
+        store.flush()
+        return store
+
+    build(0, 4)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    message = r"00001-cells\.npy cannot be written.*written before is kept: make room on the disk"
+    with files_limited_to(limit), pytest.raises(OSError, match=message):
+        build(4, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    store = build(4, 20)
+    assert len(store) == 20
+    np.testing.assert_array_equal(store.read(IDS, X)["cells"], cells)
 
 
 @pytest.mark.parametrize("part", ["ids", "checks", "cells"])
