@@ -1,5 +1,6 @@
 """Set-up that the examples share: devices, data, networks and training, all from a config."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -207,15 +208,25 @@ def train(config, workdir, devices, build_model):
 
     Returns:
         What result.json holds; None in processes that are not the main one.
+
+    Raises:
+        SetupError: for what the person at the keyboard can put right, as a folder in use.
     """
-    try:
-        records.check_workdir(workdir, config)
-    except ValueError as error:
-        raise SetupError(error) from error
-    if (workdir / "result.json").exists():
-        if devices.is_main:
-            print(f"{workdir} holds a finished run; remove it to run it again.")
-        return records.read_json(workdir / "result.json")
+    with contextlib.ExitStack() as held:
+        try:
+            if devices.is_main:
+                held.enter_context(records.lock_workdir(workdir))
+            records.check_workdir(workdir, config)
+        except (RuntimeError, ValueError) as error:
+            raise SetupError(error) from error
+        if (workdir / "result.json").exists():
+            if devices.is_main:
+                print(f"{workdir} holds a finished run; remove it to run it again.")
+            return records.read_json(workdir / "result.json")
+        return _train(config, workdir, devices, build_model)
+
+
+def _train(config, workdir, devices, build_model):
     keras.utils.set_random_seed(config.seed)
     train_data, test_data = load_data(config)
     steps = len(train_data)

@@ -5,6 +5,7 @@ log.csv, tensorboard/        every epoch; TensorBoard's only if it is installed
 best.keras, last.keras       the student, or the network trained with labels only
 state/                       all that the next epoch needs; gone when the run is finished
 result.json                  written last: a run that has it is finished
+lock                         held by the process that writes, whose id it holds
 
 A killed run goes on at the start of the epoch that broke, which gives the weights of an unbroken
 run, as the data of an epoch depend on its number alone. Every file that decides this is put in
@@ -13,6 +14,7 @@ after the other, so that a kill between them repeats an epoch, and with a `save_
 takes the weights of mid-epoch to the first batch of that epoch.
 """
 
+import contextlib
 import csv
 import importlib.metadata
 import importlib.util
@@ -26,6 +28,11 @@ import subprocess
 import time
 
 import keras
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where nobody notices two runs in one folder
+    fcntl = None  # type: ignore[assignment]
 
 # Keys of a config that say where data lie, not what runs.
 PLACES = ("data_dir", "teacher_cache")
@@ -68,6 +75,32 @@ class LogTraining(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs["learning_rate"] = self.learning_rate
         logs["seconds"] = time.perf_counter() - self.started
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir):
+    """Make the folder of a run, and hold it as long as the block lasts, or this process.
+
+    Raises:
+        RuntimeError: if another process holds it, naming that.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / "lock", "a+") as file:  # not emptied before it is held
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise RuntimeError(
+                "Another run is in this folder; wait for it, end it, or give another --workdir. "
+                f"Received: workdir={str(workdir)!r}, in use by {file.read() or 'a process'}"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def check_workdir(workdir, config):

@@ -87,3 +87,16 @@ def find_near(value, known, cutoff=0.4):
         cutoff: how alike they must be, from 0 (not at all) to 1 (equal).
     """
     return difflib.get_close_matches(str(value), known, n=5, cutoff=cutoff) or list(known)
+
+
+def describe(value):
+    """Return what a message says of `value`: of arrays the shape, of long sequences the first."""
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} of shape {value.shape}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {describe(x)}' for key, x in value.items())}}}"
+    if not isinstance(value, (list, tuple)):
+        return repr(value)
+    if len(value) > 5:
+        return f"{type(value).__name__} of {len(value)}, the first {describe(value[0])}"
+    return f"{type(value).__name__} ({', '.join(map(describe, value))})"

@@ -5,7 +5,7 @@ import hashlib
 import keras
 import numpy as np
 
-from keras_sdd._checks import check_word
+from keras_sdd._checks import check_word, describe
 from keras_sdd.cell_store import CellStore
 from keras_sdd.data.targets import attach_targets
 
@@ -40,6 +40,7 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1):
         ValueError: if a term says that it reads what cannot be stored; if the data set has no ids,
             shows other images than those the cells were made of, or if the folder holds another
             teacher's cells or damaged ones.
+        OSError: if the disk is full; what was written before is kept.
     """
     check_word("dtype", dtype, ("float16", "float32"))
     _check_terms(distiller)
@@ -120,7 +121,7 @@ def _check_dataset(dataset):
     if not isinstance(targets, dict) or {"labels", "ids"} - targets.keys():
         raise ValueError(
             'A cache needs a tf.data.Dataset of (images, {"labels", "ids"}), as keras_sdd.data.'
-            f"load(..., augment=False, with_ids=True) gives. Received: {spec or dataset!r}"
+            f"load(..., augment=False, with_ids=True) gives. Received: {spec or describe(dataset)}"
         )
     if int(dataset.cardinality()) < 1:
         raise ValueError(

@@ -6,6 +6,7 @@ CRC-32 of each image and of each of its outputs; and `00000-ids.npy` (n,), which
 makes the shard count.
 """
 
+import io
 import json
 import math
 import os
@@ -60,11 +61,13 @@ class CellStore:
         """
         with np.errstate(over="ignore"):
             arrays = [np.asarray(outputs[name]).astype(self.dtype) for name in self.shapes]
-        if not all(np.isfinite(array).all() for array in arrays):
+        finite = [np.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in arrays]
+        (broken,) = np.nonzero(~np.all(finite, axis=0))
+        if broken.size:
             hint = 'use dtype="float32"' if self.dtype == np.float16 else "look at its weights"
             raise ValueError(
-                f"The teacher's cells are not finite in {self.dtype}; {hint}. Received: samples "
-                f"{int(samples[0])} and others"
+                f"The teacher's cells are not finite in {self.dtype}; {hint}. Received: "
+                f"{len(broken)} of {len(samples)} samples, the first with id {samples[broken[0]]}"
             )
         for sample, image, *rows in zip(samples, images, *arrays, strict=True):
             if sample not in self:
@@ -74,7 +77,11 @@ class CellStore:
             self.flush()
 
     def flush(self):
-        """Write what was added as a shard of its own."""
+        """Write what was added as a shard of its own.
+
+        Raises:
+            OSError: if a file cannot be written whole; what was written before is kept.
+        """
         if not self._waiting:
             return
         checks, rows = zip(*self._waiting.values(), strict=True)
@@ -130,7 +137,7 @@ class CellStore:
     def _check_identity(self, identity):
         path = self.folder / "cache.json"
         if not path.exists():
-            self._replace(path.name, lambda file: file.write(json.dumps(identity).encode()))
+            self._replace(path.name, json.dumps(identity).encode())
             return
         try:
             old = json.loads(path.read_text())
@@ -151,8 +158,9 @@ class CellStore:
             )
         except (OSError, ValueError) as error:
             raise self._damaged(shard) from error
-        arrays, size = dict(zip(self.shapes, outputs, strict=True)), len(samples)
-        if checks.shape != (size, 1 + len(arrays)) or any(
+        arrays, size = dict(zip(self.shapes, outputs, strict=True)), samples.size
+        shapes_fit = samples.shape == (size,) and checks.shape == (size, 1 + len(arrays))
+        if not shapes_fit or any(
             array.shape != (size, *self.shapes[name]) or array.dtype != self.dtype
             for name, array in arrays.items()
         ):
@@ -168,14 +176,29 @@ class CellStore:
         )
 
     def _write(self, name, array):
-        self._replace(name, lambda file: np.save(file, array))
+        # Into a file, NumPy writes past Python's own object, and keeps quiet of what does not fit.
+        content = io.BytesIO()
+        np.save(content, array)
+        self._replace(name, content.getbuffer())
 
-    def _replace(self, name, write):
+    def _replace(self, name, content):
         """Put a file in place in one piece."""
         unfinished = self.folder / f"{name}.unfinished"
-        with open(unfinished, "wb") as file:
-            write(file)
-        os.replace(unfinished, self.folder / name)
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # some disks say only then that they are full
+            os.replace(unfinished, self.folder / name)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: {self.folder / name} cannot be written. What was written "
+                "before is kept: make room on the disk, or raise the quota or limit, and a new run "
+                "goes on from it",
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _checksum(array):

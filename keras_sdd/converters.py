@@ -51,7 +51,7 @@ def load_torch_state_dict(model, state_dict):
 
     Raises:
         ValueError: for missing entries, entries without a weight, or shapes that differ, with
-            their names; for a file that holds more than tensors and plain values.
+            their names; for a file that is damaged, or holds more than tensors and plain values.
         ImportError: for a file, if PyTorch is not installed.
         TypeError: if `state_dict` is neither a mapping nor a path.
     """
@@ -118,11 +118,18 @@ def _read_file(path):
         ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):  # a file that is missing or too large is not damaged
+        raise
     except pickle.UnpicklingError as error:
         raise ValueError(
             "The file is damaged or holds Python objects beside tensors, and unpickling those "
             "can run code. If you trust it, load it with PyTorch yourself and pass its state "
             f"dict. Received: state_dict={os.fspath(path)!r}"
+        ) from error
+    except Exception as error:  # of many kinds, as damaged bytes can mean anything to a pickle
+        raise ValueError(
+            "The file is damaged, cut off or none of torch.save; copy or download it again. "
+            f"Received: state_dict={os.fspath(path)!r}"
         ) from error
 
 

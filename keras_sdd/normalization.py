@@ -16,7 +16,10 @@ class BatchNorm(layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        if not (training and self.trainable):
+        training = training and self.trainable
+        if self._is_exact(training and mask is not None):
+            return self._call_in_float64(inputs, training)
+        if not training:
             return super().call(inputs, training=training, mask=mask)
         fused = None if mask is not None else self._normalize(inputs)
         if fused is not None:
@@ -40,8 +43,35 @@ class BatchNorm(layers.BatchNormalization):
         fused = batch_norm(ops.cast(inputs, "float32"), self.axis, gamma, beta, self.epsilon)
         return None if fused is None else (ops.cast(fused[0], self.compute_dtype), *fused[1:])
 
+    def _is_exact(self, masked):
+        renorm = getattr(self, "renorm", False)  # of newer versions of Keras
+        return self.compute_dtype == "float64" and not masked and not renorm
+
+    def _call_in_float64(self, inputs, training):
+        """What Keras rounds to float32, except on TensorFlow."""
+        inputs = ops.cast(inputs, "float64")
+        axis = self.axis % len(inputs.shape)
+        mean, variance = map(ops.convert_to_tensor, (self.moving_mean, self.moving_variance))
+        if training:
+            options = {"axes": [i for i in range(len(inputs.shape)) if i != axis], "keepdims": True}
+            options["synchronized"] = self.synchronized
+            mean, _ = ops.moments(inputs, **options)
+            # Of the differences: the square of a large mean would cost the variance its digits.
+            _, variance = ops.moments(inputs - mean, **options)
+            mean, variance = (ops.reshape(x, (-1,)) for x in (mean, variance))
+            size = ops.size(inputs) // inputs.shape[axis]
+            others = ops.cast(ops.maximum(size - 1, 1), "float64")
+            self._average(self.moving_mean, mean)
+            self._average(self.moving_variance, variance * (ops.cast(size, "float64") / others))
+        gamma, beta = (
+            None if x is None else ops.convert_to_tensor(x) for x in (self.gamma, self.beta)
+        )
+        return ops.batch_normalization(inputs, mean, variance, axis, beta, gamma, self.epsilon)
+
     def _average(self, moving, value):
-        moving.assign(moving * self.momentum + ops.cast(value, moving.dtype) * (1 - self.momentum))
+        # A tensor times a number: a variable would round the number to float32 on PyTorch.
+        kept = ops.convert_to_tensor(moving) * self.momentum
+        moving.assign(kept + ops.cast(value, moving.dtype) * (1 - self.momentum))
 
 
 def is_batch_norm(layer):

@@ -156,7 +156,7 @@ class SDDDistiller(Distiller):
         loss, weight = config.pop("loss"), config.pop("weight")
         del config["terms"]
         names = ("consistent_weight", "complementary_weight", "consistency", "reduction")
-        if isinstance(loss, ScaleDecoupled) and loss.include_global == (1 in self.scales):
+        if _is_made_of_options(loss, self.scales):
             config |= {name: getattr(loss, name) for name in names}
             loss = loss.loss
         serialize = keras.saving.serialize_keras_object
@@ -165,3 +165,10 @@ class SDDDistiller(Distiller):
             "distillation_weight": weight,
             "feature_losses": [serialize(x) for x in others],
         }
+
+
+def _is_made_of_options(loss, scales):
+    """Whether the loss of all cells is what the options of an `SDDDistiller` can say."""
+    if not isinstance(loss, ScaleDecoupled) or loss.include_global != (1 in scales):
+        return False
+    return loss.reduction != "mean_of_scales" or loss.scales == scales

@@ -47,17 +47,21 @@ def scale_decoupled(
     formula, labels, teacher, student, weights=(1.0, 2.0), consistency="label", reduction="mean"
 ):
     """One value per image from cells (B, N, K), cell 0 the global one."""
-    values = []
-    for label, t_cells, s_cells in zip(labels, teacher, student, strict=True):
-        total = 0.0
-        for t, s in zip(t_cells, s_cells, strict=True):
+    values = scale_decoupled_cells(formula, labels, teacher, student, weights, consistency)
+    return values.mean(-1) if reduction == "mean" else values.sum(-1)
+
+
+def scale_decoupled_cells(formula, labels, teacher, student, weights, consistency):
+    """The weighted values (B, N) of the cells (B, N, K)."""
+    values = np.zeros(teacher.shape[:2])
+    for i, (label, t_cells, s_cells) in enumerate(zip(labels, teacher, student, strict=True)):
+        for j, (t, s) in enumerate(zip(t_cells, s_cells, strict=True)):
             if consistency == "label":
                 consistent = (t.argmax() == label) == (t_cells[0].argmax() == label)
             else:
                 consistent = t.argmax() == t_cells[0].argmax()
-            total += (weights[0] if consistent else weights[1]) * formula(label, t, s)
-        values.append(total / len(t_cells) if reduction == "mean" else total)
-    return np.array(values)
+            values[i, j] = (weights[0] if consistent else weights[1]) * formula(label, t, s)
+    return values
 
 
 def differentiate(function, x, step=1e-5):

@@ -1,5 +1,6 @@
 """The cached teacher: it teaches as the live one does, and refuses what is not its own."""
 
+import contextlib
 import json
 
 import classifiers
@@ -153,6 +154,39 @@ def test_data_of_the_library_keep_their_epoch(tmp_path):
     assert keras_sdd.data.FollowEpochs(cached).counter is data.epoch_counter
 
 
+@contextlib.contextmanager
+def files_limited_to(size):
+    """As on a full disk: what is longer is cut off."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [1500, 5])  # of the cells, within and before their header
+def test_a_full_disk_is_told_and_what_was_written_is_kept(tmp_path, limit):
+    cells = np.arange(20 * 21 * 4, dtype="float32").reshape(20, 21, 4)
+
+    def build(first, last):
+        store = CellStore(tmp_path, {}, {"cells": (21, 4)}, "float32")
+        store.add(IDS[first:last], X[first:last], {"cells": cells[first:last]})
+        store.flush()
+        return store
+
+    build(0, 4)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    message = r"00001-cells\.npy cannot be written.*written before is kept: make room on the disk"
+    with files_limited_to(limit), pytest.raises(OSError, match=message):
+        build(4, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    store = build(4, 20)
+    assert len(store) == 20
+    np.testing.assert_array_equal(store.read(IDS, X)["cells"], cells)
+
+
 @pytest.mark.parametrize("part", ["ids", "checks", "cells"])
 def test_truncated_shards_are_refused(tmp_path, part):
     distiller = build_distiller()
@@ -181,6 +215,34 @@ def test_a_broken_manifest_is_refused(tmp_path):
     (tmp_path / "cache.json").write_text("{")
     with pytest.raises(ValueError, match="holds the cells of something else"):
         cache(distiller, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(20, 1), ()])
+def test_ids_of_another_shape_are_refused(tmp_path, shape):
+    distiller = build_distiller()
+    cache(distiller, tmp_path)
+    np.save(tmp_path / "00000-ids.npy", np.resize(IDS, shape))
+    with pytest.raises(ValueError, match="Shard 00000 .* is damaged or cut off"):
+        cache(distiller, tmp_path)
+
+
+def test_messages_name_samples_and_arrays_without_their_numbers(tmp_path):
+    store = CellStore(tmp_path, {}, {"cells": (1, 2)}, "float32")
+    cells = np.zeros((20, 1, 2))
+    cells[[3, 7]] = np.nan
+    with pytest.raises(ValueError, match="2 of 20 samples, the first with id 103$"):
+        store.add(IDS, X, {"cells": cells})
+    described = (
+        r"tuple \(ndarray of shape \(5, 2, 2, 3\), "
+        r"{'labels': list of 20, the first \d, 'ids': ndarray of shape \(20,\)}\)$"
+    )
+    data = (X[:5, :2, :2], {"labels": Y.tolist(), "ids": IDS})
+    with pytest.raises(ValueError, match="Received: " + described):
+        cache(build_distiller(), tmp_path, data)
+    with pytest.raises(ValueError, match="Received: dataset=" + described):
+        keras_sdd.data.FollowEpochs(data)
+    with pytest.raises(ValueError, match="Received: dataset=" + described):
+        keras_sdd.distribution.Devices(num_devices=2).shard(data)
 
 
 def test_cells_that_float16_cannot_hold(tmp_path):

@@ -190,6 +190,38 @@ def test_a_file_with_python_objects_is_refused(model, tmp_path):
         converters.load_torch_state_dict(model, tmp_path / "odd.pth")
 
 
+DAMAGES = {
+    "cut off": lambda content: content[: len(content) // 2],
+    "cut off early": lambda content: content[:100],
+    "empty": lambda content: b"",
+    "text": lambda content: b"hello world\n" * 10,
+    "page": lambda content: b"<!DOCTYPE html><html><body>404</body></html>",
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
+@needs_torch
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_file_is_refused_by_name(model, tmp_path, damage, zipped):
+    import torch
+
+    path, before = tmp_path / "teacher.pth", read_weights(model)
+    entries = {name: torch.as_tensor(value) for name, value in make_entries(NAME, 3).items()}
+    torch.save(entries, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(ValueError, match=r"The file is damaged.*Received: .*teacher\.pth'"):
+        converters.load_torch_state_dict(model, path)
+    for old, new in zip(before, read_weights(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@needs_torch
+def test_a_missing_file_stays_a_missing_file(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.pth"):
+        converters.load_torch_state_dict(model, tmp_path / "none.pth")
+
+
 @needs_torch
 def test_the_command_writes_a_keras_file(tmp_path):
     entries = make_entries(NAME, 62)

@@ -7,6 +7,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import reference
 from backends import BACKEND, to_numpy
 from classifiers import (
     NUM_CLASSES,
@@ -209,6 +210,28 @@ def test_every_scale_set(scales, pooling):
     np.testing.assert_allclose(
         logs["distillation_loss"][0], to_numpy(loss(Y, *cells)).mean(), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("scales", [(4, 1, 2), (2, 4)])
+def test_every_scale_has_one_vote(scales, tmp_path):
+    distiller = build_distiller(
+        keras.optimizers.SGD(0.0),
+        student=build_cnn(batch_norm=False),
+        scales=scales,
+        reduction="mean_of_scales",
+    )
+    ordered = (1, *(m for m in scales if m != 1))
+    outputs = [expose_spatial_logits(m)(X) for m in (distiller.teacher, distiller.student)]
+    cells = [to_numpy(pool_cells(o["spatial_logits"], ordered)).astype("float64") for o in outputs]
+    values = reference.scale_decoupled_cells(reference.kd, Y, *cells, (1.0, 2.0), "label")
+    votes = np.split(values, np.cumsum([m * m for m in ordered])[:-1], axis=1)
+    expected = np.mean([vote.mean() for vote in votes[1 not in scales :]])
+    assert fit(distiller)["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.saving.load_model(tmp_path / "d.keras")
+    assert loaded.get_config()["reduction"] == "mean_of_scales"
+    assert repr(loaded.scale_decoupled_loss) == repr(distiller.scale_decoupled_loss)
+    assert fit(loaded)["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 3])

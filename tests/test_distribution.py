@@ -234,7 +234,7 @@ def test_shard_keeps_length_and_epochs():
     assert len(part) == 3
     data.FollowEpochs(part).on_epoch_begin(5)
     assert dataset.epoch_counter.epoch == 5
-    with pytest.raises(ValueError, match="Received: dataset=array"):
+    with pytest.raises(ValueError, match="Received: dataset=ndarray of shape"):
         make_processes(2)[0].shard(np.zeros(8))
 
 

@@ -1,6 +1,7 @@
 """The examples: smoke forms from end to end, resuming, reports, and what is said of mistakes."""
 
 import csv
+import errno
 import json
 import os
 import pathlib
@@ -26,7 +27,7 @@ import report_table  # noqa: E402
 import train_teacher  # noqa: E402
 
 from configs import ablations, cifar100, imagenet  # noqa: E402
-from keras_sdd import converters, data, models  # noqa: E402
+from keras_sdd import converters, data, distribution, models  # noqa: E402
 
 # Smoke forms of it train resnet8.
 PAIR = "resnet56,resnet20"
@@ -353,6 +354,54 @@ def test_folder_of_another_run_is_refused(tmp_path):
     records.check_workdir(tmp_path, smoke_config("resnet20", data_dir="elsewhere"))
     with pytest.raises(command_line.SetupError, match="Keys that differ: epochs, seed"):
         train_teacher.train_teacher(smoke_config("resnet20", epochs=7, seed=3), tmp_path)
+
+
+HOLDER = """
+import pathlib, sys
+sys.path.insert(0, "examples")
+import records
+with records.lock_workdir(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
+    pytest.importorskip("fcntl")
+    workdir, config = tmp_path / "run", smoke_config("resnet20")
+    command = [sys.executable, "-c", HOLDER, str(workdir)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        message = f"another --workdir.*workdir='{workdir}', in use by process {holder.pid} on "
+        with pytest.raises(command_line.SetupError, match=message):
+            train_teacher.train_teacher(config, workdir)
+        assert [path.name for path in workdir.iterdir()] == ["lock"]
+        holder.kill()
+    with records.lock_workdir(workdir):  # the next one has it
+        assert (workdir / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_processes_that_do_not_write_take_no_lock(tmp_path):
+    records.write_json(tmp_path / "result.json", {"epochs": 1})
+    config = smoke_config("resnet20")
+    with records.lock_workdir(tmp_path):  # by the main process
+        devices = distribution.Devices(num_devices=2, num_processes=2, rank=1)
+        assert experiment.train(config, tmp_path, devices, None) == {"epochs": 1}
+        with pytest.raises(command_line.SetupError, match="Another run is in this folder"):
+            experiment.train(config, tmp_path, distribution.Devices(), None)
+    assert experiment.train(config, tmp_path, distribution.Devices(), None) == {"epochs": 1}
+
+
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with records.lock_workdir(tmp_path):
+        pass
 
 
 def test_best_weights_survive_a_resume(tmp_path):

@@ -121,6 +121,31 @@ def test_reference_alone_leaves_the_global_cell_out():
     )
 
 
+@pytest.mark.parametrize("consistency", ["label", "global"])
+@pytest.mark.parametrize(
+    "scales, sizes",
+    [((1, 2, 4), (1, 4, 16)), ((4, 1, 2), (1, 16, 4)), ((2, 4), (4, 16)), ((3,), (9,))],
+)
+def test_every_scale_has_one_vote(scales, sizes, consistency):
+    with_global = 1 in scales
+    teacher, student = (draw(seed, 6, sum(sizes) + (not with_global), 3) for seed in (24, 25))
+    labels = np.random.default_rng(26).integers(0, 3, 6)
+    scaled = ScaleDecoupled(
+        DKD(), 1.0, 2.0, consistency, "mean_of_scales", include_global=with_global, scales=scales
+    )
+    value = evaluate(scaled, labels, teacher, student)
+    assert value.dtype == "float32"
+    cells = reference.scale_decoupled_cells(
+        reference.dkd, labels, *(x.astype("float64") for x in (teacher, student)), (1.0, 2.0),
+        consistency,
+    )  # fmt: skip
+    votes, start = [], 0 if with_global else 1
+    for size in sizes:
+        votes.append(cells[:, start : start + size].mean(-1))
+        start += size
+    np.testing.assert_allclose(value, np.mean(votes, axis=0), rtol=2e-5, atol=1e-5)
+
+
 CELLS = st.tuples(
     st.integers(1, 4), st.integers(1, 6), st.integers(2, 9), st.integers(0, 10**6)
 )  # B, N, K, seed
@@ -267,7 +292,9 @@ def test_own_loss_gets_its_scale_decoupled_form():
     ids=repr,
 )
 def test_serialization(loss):
-    for original in (loss, ScaleDecoupled(loss, 0.5, 3.0, "global", "sum")):
+    scaled = ScaleDecoupled(loss, 0.5, 3.0, "global", "sum")
+    of_scales = ScaleDecoupled(loss, reduction="mean_of_scales", scales=(4, 1, 2))
+    for original in (loss, scaled, of_scales):
         config = keras.saving.serialize_keras_object(original)
         restored = keras.saving.deserialize_keras_object(config)
         assert type(restored) is type(original)
@@ -320,6 +347,20 @@ def test_cross_entropy_of_no_label_is_nan(labels):
         (lambda: ScaleDecoupled(ScaleDecoupled(KD())), "ScaleDecoupled"),
         (lambda: ScaleDecoupled(KD(), consistency="labels"), "'label' or 'global'"),
         (lambda: ScaleDecoupled(KD(), reduction="none"), "'mean' or 'sum'"),
+        (lambda: ScaleDecoupled(KD(), reduction="mean_of_scales"), "scales=None"),
+        (
+            lambda: ScaleDecoupled(
+                KD(), reduction="mean_of_scales", scales=(1,), include_global=False
+            ),
+            r"scales=\(1,\), include_global=False",
+        ),
+        (
+            lambda: ScaleDecoupled(KD(), reduction="mean_of_scales", scales=(1, 2))(
+                np.zeros(2), *np.zeros((2, 2, 21, 3))
+            ),
+            r"scales \(1, 2\) have 5 cells .* Received: 21 cells",
+        ),
+        (lambda: ScaleDecoupled(KD(), scales=(2, 2)), r"scales=\(2, 2\)"),
         (lambda: ScaleDecoupled(KD(), complementary_weight=-2), "complementary_weight=-2"),
         (lambda: KD()(np.zeros(3), np.zeros((3, 5)), np.zeros((3, 4))), r"\(3, 5\).*\(3, 4\)"),
         (lambda: KD()(np.zeros(2), np.zeros((3, 5)), np.zeros((3, 5))), r"labels \(2,\)"),

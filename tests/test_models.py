@@ -9,6 +9,7 @@ from networks import FIXTURES, RECORDS, build_empty, build_filled, zero_initiali
 import keras_sdd
 from keras_sdd import models
 from keras_sdd.models.layers import NetworkLayers
+from keras_sdd.normalization import BatchNorm
 
 OUTPUTS = np.load(FIXTURES / "outputs.npz")
 # A new network is one row here, its trainable parameters with its family's number of classes, or
@@ -144,6 +145,36 @@ def test_layers_of_one_shape_start_from_different_values():
 def test_batch_normalization_follows_the_originals():
     norm = build_empty("cifar100/resnet8").get_layer("bn1")
     assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
+
+
+@pytest.mark.parametrize("shape, axis", [((8, 5, 5, 4), -1), ((8, 4, 5, 5), 1), ((6, 4), -1)])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_batch_norm_is_exact_in_float64(shape, axis, scaled):
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless the program asks for it")
+    layer = BatchNorm(axis, 0.9, dtype="float64", center=scaled, scale=scaled)
+    layer.build(shape)
+    rng = np.random.default_rng(0)
+    for weight in layer.weights:
+        weight.assign(rng.uniform(0.5, 1.5, 4))
+    before = {weight.name: ops.convert_to_numpy(weight) for weight in layer.weights}
+    gamma, beta = (before.get(name, default) for name, default in (("gamma", 1.0), ("beta", 0.0)))
+    inputs = rng.normal(100.0, 2.0, shape)  # the square of the mean costs digits
+    last = np.moveaxis(inputs, axis, -1)
+    mean, variance = (f(last, axis=tuple(range(last.ndim - 1))) for f in (np.mean, np.var))
+
+    def assert_normalized(training, mean, variance):
+        outputs = ops.convert_to_numpy(layer(inputs, training=training))
+        expected = (last - mean) / np.sqrt(variance + layer.epsilon) * gamma + beta
+        np.testing.assert_allclose(outputs, np.moveaxis(expected, -1, axis), 1e-12, 1e-12)
+
+    assert_normalized(False, before["moving_mean"], before["moving_variance"])
+    assert_normalized(True, mean, variance)
+    size = inputs.size // 4
+    moved = {"moving_mean": mean, "moving_variance": variance * size / (size - 1)}
+    for name, value in moved.items():
+        actual = ops.convert_to_numpy(getattr(layer, name))
+        np.testing.assert_allclose(actual, 0.9 * before[name] + 0.1 * value, 1e-13)
 
 
 # Network, size of the input, size of the last map.

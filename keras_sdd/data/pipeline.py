@@ -5,6 +5,7 @@ The number of the epoch is the only state of a pipeline; how it moves on, and is
 
 import keras
 
+from keras_sdd._checks import describe
 from keras_sdd.data import augmentation
 from keras_sdd.data.lazy import tf
 
@@ -39,7 +40,7 @@ class FollowEpochs(keras.callbacks.Callback):
         if not isinstance(counter, EpochCounter):
             raise ValueError(
                 "`dataset` must be the data set that `keras_sdd.data.load` returned; one derived "
-                f"from it does not carry its epoch. Received: dataset={dataset!r}"
+                f"from it does not carry its epoch. Received: dataset={describe(dataset)}"
             )
         self.counter = counter
 
@@ -132,7 +133,8 @@ def keep_part(dataset, num_devices, num_parts, part, drop_remainder, equal_parts
     if not isinstance(dataset, tf.data.Dataset):
         raise ValueError(
             "Only a tf.data.Dataset of batches can be sharded; make one of arrays with "
-            f"tf.data.Dataset.from_tensor_slices(...).batch(...). Received: dataset={dataset!r}"
+            "tf.data.Dataset.from_tensor_slices(...).batch(...). "
+            f"Received: dataset={describe(dataset)}"
         )
     images = getattr(dataset, "num_images", 0)  # where it is known, tell now and not in an epoch
     if equal_parts and not drop_remainder and images % num_devices:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sdd._checks import check_number, check_word
+from keras_sdd._checks import check_number, check_scales, check_word
 from keras_sdd.losses.base import Configurable, LogitLoss, as_tensors, fits, nan_outside
 
 
@@ -22,9 +22,16 @@ class ScaleDecoupled(Configurable):
         consistency: which cells are consistent, by the teacher's predictions. `"label"`: those
             that are right where the global cell is right, and wrong where it is wrong (the
             authors' code). `"global"`: those of the global cell's class (the paper).
-        reduction: `"mean"` over the cells (the authors' code) or their `"sum"` (the paper).
+        reduction: `"mean"` over the cells (the authors' code), their `"sum"` (the paper), or
+            `"mean_of_scales"`, where every scale has one vote, the mean over its cells; in a mean
+            over the cells of (1, 2, 4) the finest has 16 of 21.
         include_global: whether cell 0 counts in the loss too, or is the reference alone (for
             scale sets without 1).
+        scales: those of the cells, which `"mean_of_scales"` needs. Behind the global cell come
+            those of the scales other than 1 in the given order, m * m of each.
+
+    Raises:
+        ValueError: for options that do not fit; the message says what was received.
 
     Source: "Scale Decoupled Distillation" (CVPR 2024), eq. 8 to 10.
     """
@@ -37,6 +44,7 @@ class ScaleDecoupled(Configurable):
         consistency="label",
         reduction="mean",
         include_global=True,
+        scales=None,
     ):
         if not isinstance(loss, LogitLoss):
             raise ValueError(
@@ -47,8 +55,15 @@ class ScaleDecoupled(Configurable):
         self.consistent_weight = check_number("consistent_weight", consistent_weight)
         self.complementary_weight = check_number("complementary_weight", complementary_weight)
         self.consistency = check_word("consistency", consistency, ("label", "global"))
-        self.reduction = check_word("reduction", reduction, ("mean", "sum"))
+        self.reduction = check_word("reduction", reduction, ("mean", "sum", "mean_of_scales"))
         self.include_global = bool(include_global)
+        self.scales = None if scales is None else check_scales(scales)
+        if self.reduction == "mean_of_scales" and not (self.scales and self._voters()):
+            raise ValueError(
+                '`reduction="mean_of_scales"` needs the scales of the cells that count, for '
+                f"example scales=(1, 2, 4). Received: scales={scales!r}, "
+                f"include_global={self.include_global}"
+            )
 
     @property
     def relates_samples(self):
@@ -89,11 +104,30 @@ class ScaleDecoupled(Configurable):
         values = weights * self.loss(repeated, teacher_cells, student_cells)
         if not self.include_global:
             values = values[:, 1:]
-        reduce = ops.mean if self.reduction == "mean" else ops.sum
-        value = reduce(values, axis=-1)
+        value = self._reduce(values)
         if self.consistency == "label":
             value = value * nan_outside(labels, num_classes)
         return value
+
+    def _voters(self):
+        """The scales that have a vote, in the order of their cells."""
+        return [1] * self.include_global + [m for m in self.scales or () if m != 1]
+
+    def _reduce(self, values):
+        """Reduce the cells that count, (B, N), to (B,)."""
+        if self.reduction == "mean":
+            return ops.mean(values, axis=-1)
+        if self.reduction == "mean_of_scales":
+            voters = self._voters()
+            votes = np.repeat([1 / (m * m * len(voters)) for m in voters], [m * m for m in voters])
+            if len(votes) != values.shape[1]:
+                raise ValueError(
+                    f"The scales {self.scales} have {len(votes)} cells that count; give "
+                    "ScaleDecoupled the scales of the cells. Received: "
+                    f"{values.shape[1]} cells that count"
+                )
+            values = ops.multiply(values, votes.astype("float32"))
+        return ops.sum(values, axis=-1)
 
 
 def find_complementary(labels, teacher_cells, consistency):

@@ -55,7 +55,7 @@ class SDD(Term):
         if isinstance(loss, LogitLoss):
             loss = ScaleDecoupled(
                 loss, consistent_weight, complementary_weight, consistency, reduction,
-                include_global=1 in self.scales,
+                include_global=1 in self.scales, scales=self.scales,
             )  # fmt: skip
         else:
             _check_cell_loss(

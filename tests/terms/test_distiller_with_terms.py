@@ -340,6 +340,16 @@ def test_scale_decoupled_loss_is_a_loss_of_all_cells(tmp_path):
     assert not SDDDistiller.from_config(other.get_config()).scale_decoupled_loss.include_global
 
 
+def test_scales_of_a_loss_of_all_cells_stay_its_own():
+    loss = ScaleDecoupled(KD(), reduction="mean_of_scales", scales=(1, 4, 2))
+    distiller = build(distillation_loss=loss, feature_losses=())
+    again = SDDDistiller.from_config(distiller.get_config())
+    assert repr(again.scale_decoupled_loss) == repr(loss)
+    term = terms.SDD(KD(), scales=(2, 4), reduction="mean_of_scales")
+    config = keras.saving.serialize_keras_object(term)
+    assert repr(keras.saving.deserialize_keras_object(config).loss) == repr(term.loss)
+
+
 # Bad input.
 
 
