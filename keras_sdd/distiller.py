@@ -7,6 +7,7 @@ from keras import ops
 from keras_sdd import _backend
 from keras_sdd._checks import check_number, check_word
 from keras_sdd._devices import check_prepared
+from keras_sdd.graphs import leave_no_trace
 from keras_sdd.losses.base import average
 from keras_sdd.losses.cross_entropy import check_labels, find_student_loss
 from keras_sdd.networks import Network
@@ -70,21 +71,31 @@ class Distiller(keras.Model):
         self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self._evaluates = False
         self._loaded_random_state: dict = {}
-        self._read_networks()
+        with leave_no_trace(teacher, student):
+            self._read_networks()
         self.built = True
 
     def _read_networks(self):
         """Let the terms read both networks, and build what a step runs: one model of each."""
-        teacher, student = Network(self.teacher, frozen=True), Network(self.student)
-        read = {x.name: check_reading(x, x.read_teacher(teacher)) for x in self.terms}
+        student = Network(self.student)
+        read = self._read_teacher()
         learned = {x.name: check_reading(x, x.read_student(student)) for x in self.terms}
-        # Both are views of what the two models own, in objects that Keras does not look into.
-        self._frozen = FrozenTeacher(teacher.select(read), self.fold_teacher, self.teacher_dtype)
-        self._view = student
+        self._view = student  # of what the student owns, in an object that Keras does not look into
         student.select({"logits": student.logits} | learned)
         for term in self.terms:
             readings = (read[term.name], learned[term.name])
             term.build(*({name: x.shape for name, x in part.items()} for part in readings))
+
+    def _read_teacher(self):
+        """Let the terms read the teacher, and build what a step runs of it."""
+        teacher = Network(self.teacher, frozen=True)
+        read = {x.name: check_reading(x, x.read_teacher(teacher)) for x in self.terms}
+        self._frozen = FrozenTeacher(teacher.select(read), self.fold_teacher, self.teacher_dtype)
+        self._read_variables = self._identify_teacher()
+        return read
+
+    def _identify_teacher(self):
+        return [id(v) for v in self.teacher.variables]
 
     @property
     def student_loss_weight(self):
@@ -134,23 +145,24 @@ class Distiller(keras.Model):
         """Train the student, as `keras.Model.fit` does; labels in an array are checked first."""
         if self.compiled:
             check_prepared(self)
-        self.refresh_teacher()  # the teacher itself may have been trained or loaded
         if isinstance(y, np.ndarray):
             check_labels(y, self._view.num_classes)
         return super().fit(x, y, *args, **kwargs)
 
     def refresh_teacher(self):
-        """Compute the folded teacher from the teacher's weights of now.
+        """Read the teacher again if its layers have other variables now, as after `quantize`.
 
-        `fit` begins with it, and so does the first step after `compile` or after loading weights
-        into the distiller. It is for `train_on_batch` with a teacher that was changed by hand.
+        `fit` and `train_on_batch` begin with it. Weights need no such thing: a step computes with
+        those of now.
         """
-        self._frozen.refresh()
+        if self._read_variables != self._identify_teacher():
+            with leave_no_trace(self.teacher):
+                self._read_teacher()
+            self.train_function = None
 
     def make_train_function(self, force=False):
         """Keras's, which `train_on_batch` calls in every step and `fit` once."""
-        if self.train_function is None or self._frozen.is_stale:
-            self.refresh_teacher()
+        self.refresh_teacher()
         # What lies between loading and training may have drawn random numbers.
         _backend.set_random_state(self._loaded_random_state)
         return super().make_train_function(force)
@@ -158,7 +170,7 @@ class Distiller(keras.Model):
     @property
     def teacher_targets_spec(self):
         """What `compute_teacher_targets` gives, as symbolic tensors."""
-        return {"teacher": self._frozen.network.output}
+        return {"teacher": self._frozen.outputs}
 
     def compute_teacher_targets(self, x):
         """What the terms read of the teacher, as targets that let a step do without it.
@@ -179,7 +191,7 @@ class Distiller(keras.Model):
         targets = self.name_targets(y)
         if "teacher" not in targets:
             x = keras.tree.map_structure(ops.convert_to_tensor, x)
-            outputs = _backend.run_teacher(self, self._frozen.network, state, x)
+            outputs = _backend.run_teacher(self, self._frozen, state, x)
             targets = targets | {"teacher": outputs}
         missing = [term.name for term in self.terms if term.name not in targets["teacher"]]
         if missing:
@@ -310,7 +322,6 @@ class Distiller(keras.Model):
         names = store.keys() & _backend.get_random_state().keys()
         self._loaded_random_state = {name: np.array(store[name]) for name in names}
         _backend.set_random_state(self._loaded_random_state)
-        self._frozen.expire()  # the teacher's weights come with these
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

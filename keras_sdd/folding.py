@@ -6,12 +6,14 @@ import math
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from keras_sdd.graphs import is_functional, is_kind, is_vector, replay, sort_nodes, structure
 from keras_sdd.normalization import is_batch_norm
 from keras_sdd.regions import PositionwiseClassifier
 
+_KNOWN = ("keras.src.layers.", "keras_sdd.")
+_DERIVED = "keras.src.layers.preprocessing."  # they keep more than their config and weights say
 _CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 _TRANSPOSED = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
@@ -55,7 +57,7 @@ def fold_batch_norm(model):
 
 
 class InferenceCopy:
-    """A functional model rebuilt for inference.
+    """A functional model rebuilt for inference, that follows the original.
 
     Layers that gain from it are copies, not trainable; with `share` the others are those of the
     original itself.
@@ -70,6 +72,8 @@ class InferenceCopy:
     Attributes:
         model: the copy.
         num_folded: how many batch norms are folded in it.
+        is_certain: whether it is the original by construction: nothing is copied but layers of
+            Keras, each with a batch norm folded in.
     """
 
     def __init__(self, model, dtype=None, fold=True, share=True):
@@ -80,13 +84,38 @@ class InferenceCopy:
         self.model = self._rebuild(model)
         self.refresh()
 
+    @property
+    def is_certain(self):
+        layers_ = [x for _, layer, fold in self._sources for x in _list_parts(layer, fold)]
+        folded = all(fold is not None for *_, fold in self._sources)
+        return folded and all(type(x).__module__.startswith(_KNOWN) for x in layers_)
+
+    @property
+    def variables(self):
+        """Those of the original that it reads, copied or not."""
+        own = {id(v) for copy, *_ in self._sources for v in copy.variables}
+        copied = [x for _, layer, fold in self._sources for x in _list_parts(layer, fold)]
+        shared = [v for v in self.model.variables if id(v) not in own]
+        read = shared + [v for layer in copied for v in layer.variables]
+        return list({id(v): v for v in read}.values())
+
+    def compute(self):
+        """Values of the copied variables from the original's of now: (variable, tensor) pairs."""
+        pairs: list = []
+        for copy, layer, fold in self._sources:
+            values = [v.value for v in layer.weights]
+            if fold is not None:
+                values = fold_values(layer, fold, ops, _widen(layer.variable_dtype))
+            values = [ops.cast(x, v.dtype) for v, x in zip(copy.weights, values, strict=True)]
+            pairs.extend(zip(copy.weights, values, strict=True))
+        return pairs
+
     def refresh(self):
-        """Compute the values of the copied layers from the original's of now."""
+        """Give the copied variables the values that `compute` names, in float64 at first."""
         for copy, layer, fold in self._sources:
             if fold is not None:
                 for variable, value in zip(copy.weights, fold_values(layer, fold), strict=True):
-                    wide = "float64" if variable.dtype == "float64" else "float32"
-                    variable.assign(value.astype(wide))
+                    variable.assign(value.astype(_widen(variable.dtype)))
                 continue
             if len(copy.weights) != len(layer.weights):
                 raise ValueError(
@@ -95,7 +124,8 @@ class InferenceCopy:
                 )
             for variable, value in zip(copy.weights, layer.weights, strict=True):
                 # A buffer of its own: JAX gives those of a step away.
-                variable.assign(keras.ops.copy(keras.ops.cast(value, variable.dtype)))
+                variable.assign(ops.copy(ops.cast(value, variable.dtype)))
+            _load_state(copy, layer)
 
     def _rebuild(self, model):
         nodes = sort_nodes(model.inputs, model.outputs)
@@ -137,7 +167,8 @@ class InferenceCopy:
         if type(operation).__module__ == "keras_sdd.regions" and self._share:
             return operation  # it calls the teacher's own layers, each in its precision
         # Other layers may be more than their config says.
-        known = type(operation).__module__.startswith(("keras.src.layers.", "keras_sdd."))
+        module = type(operation).__module__
+        known = module.startswith(_KNOWN) and not module.startswith(_DERIVED)
         known = known and not isinstance(operation, (layers.Lambda, layers.Wrapper))
         if self._share and fold is None and (self._dtype is None or not known):
             return operation
@@ -157,6 +188,28 @@ class InferenceCopy:
         # Its statistics would suffer.
         is_norm = isinstance(layer, layers.BatchNormalization) and self._dtype != "float32"
         return f"mixed_{self._dtype}" if is_norm else self._dtype
+
+
+def _list_parts(layer, fold):
+    return [layer] if fold is None else [x for x in (layer, fold.before, fold.after) if x]
+
+
+def _widen(dtype):
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _load_state(copy, layer):
+    """Let the copy of a layer derive what it keeps beside its weights, as after loading a file."""
+    pairs = zip(copy._flatten_layers(), layer._flatten_layers(), strict=True)
+    for part, original in pairs:
+        if type(part).load_own_variables is not layers.Layer.load_own_variables:
+            store: dict = {}
+            original.save_own_variables(store)
+            part.load_own_variables({name: _to_numpy(x) for name, x in store.items()})
+
+
+def _to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
 
 
 def find_folds(model, nodes):
@@ -229,45 +282,64 @@ def _takes_before(node, axis):
     return not padded or math.prod(layer.kernel_size) == 1
 
 
-def fold_values(layer, fold):
-    """Return kernel(s) and bias in float64 of a layer that takes in the batch norms of a fold."""
+def fold_values(layer, fold, xp=np, dtype="float64"):
+    """Kernel(s) and bias of a layer that takes in the batch norms of a fold.
+
+    Args:
+        layer: a convolution or Dense layer.
+        fold: its `Fold`.
+        xp: what computes: NumPy, or `keras.ops` in a training step.
+        dtype: in which.
+
+    Returns:
+        List of arrays, or tensors, in the order of the weights of a layer with a bias.
+    """
+
+    def read(variable):
+        if xp is np:
+            return np.asarray(ops.convert_to_numpy(variable), dtype)
+        return ops.cast(variable, dtype)
+
     separable = is_kind(layer, *_SEPARABLE)
-    kernel = _to_numpy(layer.pointwise_kernel if separable else layer.kernel)
-    shape = kernel.shape
+    kernel = read(layer.pointwise_kernel if separable else layer.kernel)
+    shape = tuple(kernel.shape)
     if is_kind(layer, *_TRANSPOSED):  # (..., C_out, C_in)
-        kernel = np.swapaxes(kernel, -1, -2)
+        kernel = xp.swapaxes(kernel, -1, -2)
     elif is_kind(layer, *_DEPTHWISE):  # (..., C, M): C groups of one input and M outputs
-        kernel = kernel.reshape(*shape[:-2], 1, -1)
-    bias = np.zeros(kernel.shape[-1]) if layer.bias is None else _to_numpy(layer.bias)
+        kernel = xp.reshape(kernel, (*shape[:-2], 1, -1))
+    bias = None if layer.bias is None else read(layer.bias)
     if fold.before is not None:
-        scale, offset = _find_affine(fold.before)
-        inputs = kernel.shape[-2]
+        scale, offset = _find_affine(fold.before, read, xp)
+        inputs, outputs = kernel.shape[-2:]
         # Outputs are grouped: those of group g read the inputs of group g.
-        grouped = (scale.size // inputs, inputs, 1)
-        outputs = kernel.shape[-1] // grouped[0]
+        groups = scale.shape[0] // inputs
         scale, offset = (
-            np.repeat(x.reshape(grouped), outputs, axis=-1).transpose(1, 0, 2).reshape(inputs, -1)
+            xp.reshape(
+                xp.transpose(
+                    xp.repeat(xp.reshape(x, (groups, inputs, 1)), outputs // groups, axis=-1),
+                    (1, 0, 2),
+                ),
+                (inputs, -1),
+            )
             for x in (scale, offset)
         )
-        bias = bias + np.sum(kernel * offset, axis=tuple(range(kernel.ndim - 1)))
+        moved = xp.sum(kernel * offset, axis=tuple(range(len(kernel.shape) - 1)))
+        bias = moved if bias is None else bias + moved
         kernel = kernel * scale
     if fold.after is not None:
-        scale, offset = _find_affine(fold.after)
-        kernel, bias = kernel * scale, bias * scale + offset
+        scale, offset = _find_affine(fold.after, read, xp)
+        kernel, bias = kernel * scale, offset if bias is None else bias * scale + offset
     if is_kind(layer, *_TRANSPOSED):
-        kernel = np.swapaxes(kernel, -1, -2)
-    depthwise = [_to_numpy(layer.depthwise_kernel)] if separable else []
-    return [*depthwise, kernel.reshape(shape), bias]
+        kernel = xp.swapaxes(kernel, -1, -2)
+    depthwise = [read(layer.depthwise_kernel)] if separable else []
+    return [*depthwise, xp.reshape(kernel, shape), bias]
 
 
-def _find_affine(norm):
-    """Scale and offset (C,) in float64 that a batch norm applies in inference."""
-    mean, variance = _to_numpy(norm.moving_mean), _to_numpy(norm.moving_variance)
-    gamma = 1.0 if norm.gamma is None else _to_numpy(norm.gamma)
-    beta = 0.0 if norm.beta is None else _to_numpy(norm.beta)
-    scale = gamma / np.sqrt(variance + norm.epsilon)
-    return scale, beta - mean * scale
-
-
-def _to_numpy(variable):
-    return np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+def _find_affine(norm, read, xp):
+    """Scale and offset (C,) that a batch norm applies in inference."""
+    mean, variance = read(norm.moving_mean), read(norm.moving_variance)
+    scale = 1.0 / xp.sqrt(variance + norm.epsilon)
+    if norm.gamma is not None:
+        scale = scale * read(norm.gamma)
+    offset = -mean * scale
+    return scale, offset if norm.beta is None else offset + read(norm.beta)

@@ -1,5 +1,6 @@
 """Tools on functional graphs: what computes what, and models of other tensors of a graph."""
 
+import contextlib
 import math
 
 import keras
@@ -123,6 +124,29 @@ def replay(nodes, tensors, call):
         outputs = call(node, *keras.tree.map_structure(find, arguments))
         flat = keras.tree.flatten(outputs)
         tensors |= {id(x): y for x, y in zip(node.outputs, flat, strict=True)}
+
+
+@contextlib.contextmanager
+def leave_no_trace(*models):
+    """Build on the tensors and layers of models, and let those forget it.
+
+    Keras notes every symbolic call in the layers that take part. What is built here runs without
+    the notes, and would live as long as the models with them. It cannot be built upon later.
+    """
+    found = [x.operation for model in models for _, x, _ in find_calls(model)]
+    nested = [*models, *filter(is_functional, found)]
+    found += [x._keras_history.operation for model in nested for x in model.inputs]
+    notes = [x for y in {id(x): x for x in found}.values() for x in _list_notes(y)]
+    counts = [len(x) for x in notes]
+    try:
+        yield
+    finally:
+        for calls, count in zip(notes, counts, strict=True):
+            del calls[count:]
+
+
+def _list_notes(operation):
+    return operation._inbound_nodes, operation._outbound_nodes
 
 
 class _Inside(keras.Operation):

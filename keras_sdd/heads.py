@@ -27,7 +27,7 @@ from keras_sdd.head_search import (
     key_of,
     refuse,
 )
-from keras_sdd.normalization import is_batch_norm
+from keras_sdd.normalization import is_plain_batch_norm
 from keras_sdd.pooling import CellPooling
 from keras_sdd.regions import (
     GlobalCell,
@@ -149,7 +149,10 @@ class LinearHead:
     def cells(self, scales, pooling):
         """(B, N, K): features are pooled first and classified after, N products for H * W."""
         name = "_".join(["head_cells", pooling, *map(str, scales)])
-        pool = CellPooling(scales, pooling, dtype=self.maps.dtype, name=name)
+        options = {"dtype": self.maps.dtype, "name": name}
+        pool: layers.Layer = CellPooling(scales, pooling, **options)
+        if None in self.maps.shape[1:3]:  # of a model for any size: the images will tell
+            pool = RegionPooling(None, None, "channels_last", scales, pooling, **options)
         return self._classify(pool(self.maps))
 
     def _classify(self, features):
@@ -316,7 +319,7 @@ def _stand_in(search, call, names, frozen):
     shapes = [tuple(x.shape[1:]) for x in call.node.input_tensors]
     if call.node is search.end.node and search.end.strips_softmax:
         return RegionClassifier(operation, **options)
-    if is_batch_norm(operation) and not operation.renorm and len(shapes) == 1:
+    if is_plain_batch_norm(operation) and len(shapes) == 1:
         return RegionNorm(operation, shapes[0], call.training, **options)
     if not frozen:
         _check_state(operation)

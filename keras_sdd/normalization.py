@@ -19,7 +19,7 @@ class BatchNorm(layers.BatchNormalization):
         training = training and self.trainable
         if self._is_exact(training and mask is not None):
             return self._call_in_float64(inputs, training)
-        if not training:
+        if not training or _renormalizes(self):
             return super().call(inputs, training=training, mask=mask)
         fused = None if mask is not None else self._normalize(inputs)
         if fused is not None:
@@ -44,8 +44,7 @@ class BatchNorm(layers.BatchNormalization):
         return None if fused is None else (ops.cast(fused[0], self.compute_dtype), *fused[1:])
 
     def _is_exact(self, masked):
-        renorm = getattr(self, "renorm", False)  # of newer versions of Keras
-        return self.compute_dtype == "float64" and not masked and not renorm
+        return self.compute_dtype == "float64" and not masked and not _renormalizes(self)
 
     def _call_in_float64(self, inputs, training):
         """What Keras rounds to float32, except on TensorFlow."""
@@ -77,3 +76,12 @@ class BatchNorm(layers.BatchNormalization):
 def is_batch_norm(layer):
     """Whether a layer is batch normalization and no more: Keras's, or that above."""
     return is_kind(layer, "BatchNormalization") or type(layer) is BatchNorm
+
+
+def _renormalizes(norm):
+    return getattr(norm, "renorm", False)  # of newer versions of Keras
+
+
+def is_plain_batch_norm(layer):
+    """Whether, besides, it normalizes with the statistics of the batch in training."""
+    return is_batch_norm(layer) and not _renormalizes(layer)

@@ -142,10 +142,7 @@ class CellPooling(keras.layers.Layer):
         self.pooling = check_word("pooling", pooling, _POOLINGS)
 
     def build(self, input_shape):
-        height, width = input_shape[1:3]
-        self.weights_of_cells = None
-        if None in (height, width):  # of a model for any size: the images will tell
-            return
+        height, width, _ = check_size(input_shape)
         # A variable, as PyTorch would copy a constant to the device in every step.
         self.weights_of_cells = self.add_weight(
             name="weights_of_cells",
@@ -157,13 +154,7 @@ class CellPooling(keras.layers.Layer):
         )
 
     def call(self, maps):
-        if self.weights_of_cells is None:
-            height, width, _ = check_size(maps.shape)
-            return _average(maps, _cell_weights(height, width, self.scales, self.pooling))
         return _average(maps, self.weights_of_cells)
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], sum(m * m for m in self.scales), input_shape[-1])
 
     def get_config(self):
         return super().get_config() | {"scales": self.scales, "pooling": self.pooling}

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_sdd.graphs import is_kind
-from keras_sdd.pooling import CellPooling, find_bounds
+from keras_sdd.pooling import CellPooling, find_bounds, pool_cells
 
 SOFTMAXES = (keras.activations.softmax, ops.softmax)
 
@@ -142,8 +142,8 @@ class RegionNorm(layers.Wrapper):
         if not vectors:
             x = layer(x, training=training)
         elif training and layer.trainable:
-            # As Keras's: 16 bits do not hold sums of squares.
-            dtype = keras.backend.result_type(x.dtype, "float32")
+            # 16 bits do not hold sums of squares.
+            dtype = "float64" if x.dtype == "float64" else "float32"
             own = ops.cast(ops.reshape(vectors[0], (-1, *self.shape)), dtype)
             axes = [i for i in range(len(own.shape)) if i != layer.axis % len(own.shape)]
             mean, variance = ops.moments(own, axes, synchronized=layer.synchronized)
@@ -191,8 +191,6 @@ class RegionPooling(_OwnOperation):
         self.layout = layout
         self.scales, self.pooling = scales, pooling
         self.average = None
-        if operation is None and scales is not None:
-            self.average = CellPooling(scales, pooling, dtype=self.dtype_policy)
 
     def at(self, scales, pooling, name):
         """The same pooling of the cells of some scales."""
@@ -201,12 +199,18 @@ class RegionPooling(_OwnOperation):
             dtype=self.dtype_policy, name=name,
         )  # fmt: skip
 
+    def build(self, input_shape):
+        shape = self._map_shape(input_shape)
+        if self.operation is None and self.scales is not None and None not in shape[1:3]:
+            self.average = CellPooling(self.scales, self.pooling, dtype=self.dtype_policy)
+            self.average.build(shape)
+
     def call(self, features):
         maps = self._as_maps(features)
         if self.average is not None:
             return self.average(maps)
         if self.operation is None:
-            return maps
+            return maps if self.scales is None else pool_cells(maps, self.scales, self.pooling)
         if self.scales is None:
             positions = self._pool(ops.reshape(maps, (-1, 1, 1, maps.shape[-1])))
             return ops.reshape(positions, (*ops.shape(maps)[:-1], positions.shape[-1]))
@@ -216,16 +220,20 @@ class RegionPooling(_OwnOperation):
         return ops.stack(cells, axis=1)
 
     def compute_output_shape(self, input_shape):
-        shape = tuple(input_shape)
-        channels = shape[1 if self.layout == "channels_first" else -1]
+        *around, channels = self._map_shape(input_shape)
         if self.operation is not None:
             channels = math.prod(self.compute_pooled_shape(1, channels))
         if self.scales is not None:
-            return (shape[0], sum(m * m for m in self.scales), channels)
-        sides = shape[2:] if self.layout == "channels_first" else shape[1:3]
+            return (around[0], sum(m * m for m in self.scales), channels)
+        return (*around, channels)
+
+    def _map_shape(self, shape):
+        if self.layout == "channels_first":
+            return (shape[0], *shape[2:], shape[1])
         if self.layout == "tokens":
-            sides = (math.isqrt(shape[1]),) * 2
-        return (shape[0], *sides, channels)
+            side = math.isqrt(shape[1])
+            return (shape[0], side, side, shape[2])
+        return tuple(shape)
 
     def compute_pooled_shape(self, size, channels):
         """The shape, without the batch axis, of what the operation makes of a small square map."""

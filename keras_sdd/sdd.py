@@ -120,7 +120,7 @@ class SDDDistiller(Distiller):
     @property
     def teacher_cells_shape(self):
         """(N, K) of the teacher's cells of a sample."""
-        return tuple(self._frozen.network.output[self._term.name]["cells"].shape[1:])
+        return tuple(self._frozen.outputs[self._term.name]["cells"].shape[1:])
 
     def compute_teacher_cells(self, x):
         """The teacher's cells as in training: NumPy float32 (B, N, K) for a batch `x`."""

@@ -1,10 +1,12 @@
 """The frozen teacher: whether it fits a student, and what runs of it in a training step."""
 
 import logging
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_sdd import _backend
 from keras_sdd.folding import InferenceCopy
 from keras_sdd.heads import check_classifier, class_logits
 from keras_sdd.losses.base import fits
@@ -41,8 +43,9 @@ def check_pair(teacher, student):
 class FrozenTeacher:
     """What runs of a teacher in a training step: the tensors that the terms read, and no more.
 
-    Read first, then folded: what a term reads is the value of the layer that it names. A plain
-    object, so that Keras tracks the teacher that the user gave alone.
+    Read first, then folded: what a term reads is the value of the layer that it names. It is the
+    teacher of now in every step, whatever changes its weights. A plain object, so that Keras tracks
+    the teacher that the user gave alone.
 
     Args:
         network: functional model of the tensors that are read, on the teacher's own layers.
@@ -50,45 +53,115 @@ class FrozenTeacher:
         dtype: `"float32"`, `"bfloat16"`, `"float16"`, or None for that of the teacher's layers.
 
     Attributes:
-        network: the model that runs.
-        copy: the `InferenceCopy` that it belongs to; None if it runs on the teacher's own layers.
+        copy: the `InferenceCopy` that runs; None if the teacher's own layers do.
+        outputs: those of the network, symbolic, in a nested dict.
+        model: what runs, as a model of its own.
     """
 
     def __init__(self, network, fold=True, dtype=None):
+        self.outputs = network.output
+        self._given, self._dtype = network, dtype
         self.copy = _copy_for_inference(network, fold, dtype)
-        self.network = network if self.copy is None else self.copy.model
-        self._is_stale = False
+        self._is_checked = self.copy is None or self.copy.is_certain
+        self._versions: Any = None
+        self.model = Undisturbed(network, self.copy)
 
     @property
     def variables(self):
         """Those that the step reads."""
-        return self.network.variables
+        return self.model.variables
 
-    @property
-    def is_stale(self):
-        """Whether weights were loaded into the teacher that the folded ones do not know of."""
-        return self._is_stale
+    def follow(self):
+        """Bring copied weights up to date where the step does not compute them itself."""
+        if self.copy is not None and _backend.TELLS_VERSIONS:
+            versions = _backend.read_versions(self.copy.variables)
+            if versions != self._versions:
+                self.copy.refresh()
+                self._versions = versions
 
-    def expire(self):
-        """Say that the teacher's weights have changed: the next use computes the folded ones."""
-        self._is_stale = True
+    def check(self, x):
+        """Compare the copy with the teacher once, on some images `x`; without it where they differ.
 
-    def refresh(self):
-        """Compute the folded weights from the teacher's of now."""
-        self._is_stale = False
-        if self.copy is not None:
-            self.copy.refresh()
+        Returns:
+            Whether the copy was given up.
+        """
+        if self._is_checked:
+            return False
+        self._is_checked = True
+        self.follow()
+        images = keras.tree.map_structure(lambda y: keras.ops.convert_to_tensor(y[:2]), x)
+        error = _compare(self.model(images), self._given(images, training=False))
+        limit = 1e-3 if self._dtype in (None, "float32") else 0.2
+        if error <= limit:
+            return False
+        _logger.warning(
+            "The teacher %r is used as given: a copy of it for inference has outputs that differ by"
+            " %.2g of the largest, as some layer is more than its config and weights.",
+            self._given.name, error,
+        )  # fmt: skip
+        self.copy = None
+        self.model = Undisturbed(self._given)
+        return True
 
     def predict(self, x):
         """Outputs for a batch: NumPy arrays in float32, structured as those of the network."""
-        if self._is_stale:
-            self.refresh()
-        outputs = self.network.predict_on_batch(x)
+        self.check(x)
+        self.follow()
+        outputs = self.model.predict_on_batch(x)
         size = len(keras.tree.flatten(x)[0])
         # Every replica of a TensorFlow strategy computes the whole batch.
         return keras.tree.map_structure(
             lambda y: np.asarray(keras.ops.convert_to_numpy(y[:size]), "float32"), outputs
         )
+
+
+class Undisturbed(keras.Model):
+    """A frozen model that computes with weights of now, and changes none whatever a layer does.
+
+    Args:
+        model: the functional model.
+        copy: the `InferenceCopy` that runs in its place; None for the model itself.
+    """
+
+    def __init__(self, model, copy=None):
+        super().__init__(name=model.name, autocast=False)
+        self.copy = copy
+        self._model = model if copy is None else copy.model
+        self.built = True
+
+    def call(self, inputs, training=False):
+        # Of an outer scope, on JAX: the values of the step.
+        values = [(v, v.value) for v in self._model.variables]
+        if self.copy is not None and not _backend.TELLS_VERSIONS:
+            values += self.copy.compute()
+        with keras.StatelessScope(state_mapping=values):
+            return self._model(inputs, training=False)
+
+    @property
+    def variables(self):
+        if self.copy is None:
+            return self._model.variables
+        kept = self._model.variables if _backend.TELLS_VERSIONS else []
+        return list({id(v): v for v in (*kept, *self.copy.variables)}.values())
+
+    @property
+    def trainable_variables(self):
+        return []
+
+    @property
+    def non_trainable_variables(self):
+        return self.variables
+
+
+def _compare(outputs, expected):
+    """The largest difference of outputs by the largest of them; 0 where these are not finite."""
+    error = 0.0
+    for pair in zip(*map(keras.tree.flatten, (outputs, expected)), strict=True):
+        actual, wanted = (np.asarray(keras.ops.convert_to_numpy(x), "float64") for x in pair)
+        size = np.max(np.abs(wanted))
+        if np.isfinite(size) and size > 0:
+            error = max(error, np.max(np.abs(np.nan_to_num(actual, nan=np.inf) - wanted)) / size)
+    return error
 
 
 def _copy_for_inference(network, fold, dtype):

@@ -2,9 +2,13 @@
 
 Each backend's module has these functions:
 
-`run_teacher(distiller, network, state, x)`: the outputs of the teacher's `network` for `x`, a
-nested dict of tensors, in inference mode and outside the gradient. `state` lists what Keras hands
+`run_teacher(distiller, frozen, state, x)`: the outputs of a `FrozenTeacher` for `x`, a nested dict
+of tensors, in inference mode and outside the gradient. `state` lists what Keras hands
 `train_step` before the data: on JAX one item, the values of all variables, elsewhere nothing.
+
+`TELLS_VERSIONS`: whether a variable tells that it was assigned, without a look at its values;
+`read_versions(variables)`: something that differs after one of them was. Where they do not tell,
+a step computes what follows from them.
 
 `batch_norm(inputs, axis, gamma, beta, epsilon)`: normalize float32 inputs with the statistics of
 the batch in one kernel. Returns the outputs, and mean and variance (C,), that of n - 1 in n
@@ -25,6 +29,8 @@ import keras
 
 _module = importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}")
 run_teacher = _module.run_teacher
+TELLS_VERSIONS = _module.TELLS_VERSIONS
+read_versions = _module.read_versions
 batch_norm = _module.batch_norm
 count_replicas = _module.count_replicas
 get_random_state = _module.get_random_state

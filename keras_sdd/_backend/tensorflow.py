@@ -2,9 +2,15 @@
 
 import tensorflow as tf
 
+TELLS_VERSIONS = False
 
-def run_teacher(distiller, network, state, x):
-    return tf.nest.map_structure(tf.stop_gradient, network(x, training=False))
+
+def read_versions(variables):
+    return None
+
+
+def run_teacher(distiller, frozen, state, x):
+    return tf.nest.map_structure(tf.stop_gradient, frozen.model(x, training=False))
 
 
 def batch_norm(inputs, axis, gamma, beta, epsilon):

@@ -4,9 +4,17 @@ import torch
 
 from keras_sdd._backend import torch_graph
 
+TELLS_VERSIONS = True
 
-def run_teacher(distiller, network, state, x):
-    return torch_graph.run(network, x)
+
+def read_versions(variables):
+    # Of what is assigned in place, which is how Keras and optimizers assign.
+    return tuple((id(v.value), v.value._version) for v in variables)
+
+
+def run_teacher(distiller, frozen, state, x):
+    frozen.follow()
+    return torch_graph.run(frozen.model, x)
 
 
 def batch_norm(inputs, axis, gamma, beta, epsilon):
