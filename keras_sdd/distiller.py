@@ -1,5 +1,7 @@
 """`Distiller`: a Keras model that trains a student with labels and terms that read a teacher."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,12 +9,16 @@ from keras import ops
 from keras_sdd import _backend
 from keras_sdd._checks import check_number, check_word
 from keras_sdd._devices import check_prepared
+from keras_sdd.callbacks import TellNaN, add_callback
+from keras_sdd.first_batch import peek
 from keras_sdd.graphs import leave_no_trace
-from keras_sdd.losses.base import average
-from keras_sdd.losses.cross_entropy import check_labels, find_student_loss
-from keras_sdd.networks import Network
+from keras_sdd.heads import class_logits, gives_probabilities
+from keras_sdd.losses.cross_entropy import find_student_loss
+from keras_sdd.metrics import view_metrics
+from keras_sdd.networks import Network, with_size_of
+from keras_sdd.supervision import Supervision
 from keras_sdd.teachers import FrozenTeacher, check_pair
-from keras_sdd.terms.base import add_scalar, check_reading, check_terms, to_number
+from keras_sdd.terms.base import Term, add_scalar, check_reading, check_terms, to_number
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -28,6 +34,10 @@ class Distiller(keras.Model):
     Logged in training, besides the metrics of `compile`: `loss`, and its parts, weighted:
     `student_loss` and each term under its name. `SDDDistiller` is one with the paper's term.
 
+    Labels are optional: `fit(x)` trains on the teacher alone, and images marked by `ignore_class`
+    have no part in the loss on the labels, its mean and the metrics. Where a term asks for the
+    label of such an image, it gets the class that the teacher predicts.
+
     Args:
         teacher, student: built functional or Sequential Keras classifiers of the same input shape
             and classes, or models with outputs `{"logits", "spatial_logits"}`, as
@@ -40,6 +50,8 @@ class Distiller(keras.Model):
             the way, it runs as given. Told at level INFO of the logger "keras_sdd".
         teacher_dtype: `"float32"`, `"bfloat16"` or `"float16"`, the precision in which the teacher
             runs in training; None for that of its layers.
+        ignore_class: the label of images that have none, for example -1; of one-hot labels, a row
+            of it. None if all images have a label.
         **kwargs: of `keras.Model`.
 
     Raises:
@@ -55,6 +67,7 @@ class Distiller(keras.Model):
         student_loss_weight=1.0,
         fold_teacher=True,
         teacher_dtype=None,
+        ignore_class=None,
         **kwargs,
     ):
         check_pair(teacher, student)
@@ -64,6 +77,7 @@ class Distiller(keras.Model):
         self.terms = check_terms(terms)
         self.fold_teacher = bool(fold_teacher)
         self.teacher_dtype = teacher_dtype
+        self.ignore_class = ignore_class
         if teacher_dtype is not None:
             check_word("teacher_dtype", teacher_dtype, ("float32", "bfloat16", "float16"))
         weight = check_number("student_loss_weight", student_loss_weight)
@@ -71,13 +85,28 @@ class Distiller(keras.Model):
         self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self._evaluates = False
         self._loaded_random_state: dict = {}
+        self._supervision = Supervision(class_logits(student).shape[-1], ignore_class)
         with leave_no_trace(teacher, student):
             self._read_networks()
+        for term in self.terms:
+            term.fix()
         self.built = True
+
+    def __setattr__(self, name, value):
+        if name in self._fixed and hasattr(self, name):
+            raise AttributeError(
+                f"`{name}` of a distiller is fixed when it is built, as it is part of what a step "
+                f"runs; build a new one. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
+
+    _fixed: tuple = (
+        "teacher", "student", "terms", "fold_teacher", "teacher_dtype", "ignore_class",
+    )  # fmt: skip
 
     def _read_networks(self):
         """Let the terms read both networks, and build what a step runs: one model of each."""
-        student = Network(self.student)
+        student = Network(with_size_of(self.student, self.teacher))
         read = self._read_teacher()
         learned = {x.name: check_reading(x, x.read_student(student)) for x in self.terms}
         self._view = student  # of what the student owns, in an object that Keras does not look into
@@ -88,8 +117,11 @@ class Distiller(keras.Model):
 
     def _read_teacher(self):
         """Let the terms read the teacher, and build what a step runs of it."""
-        teacher = Network(self.teacher, frozen=True)
+        teacher = Network(with_size_of(self.teacher, self.student), frozen=True)
         read = {x.name: check_reading(x, x.read_teacher(teacher)) for x in self.terms}
+        knows = any(type(x).find_teacher_logits is not Term.find_teacher_logits for x in self.terms)
+        if self.ignore_class is not None and not knows:
+            read["logits"] = {"logits": teacher.logits}
         self._frozen = FrozenTeacher(teacher.select(read), self.fold_teacher, self.teacher_dtype)
         self._read_variables = self._identify_teacher()
         return read
@@ -110,11 +142,23 @@ class Distiller(keras.Model):
         outputs = self._view.selection(inputs, training=training)
         return outputs if training else outputs["logits"]
 
-    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, **kwargs):
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ):
         """Configure training, as `keras.Model.compile` does.
 
         Args:
-            optimizer, metrics: as in Keras; metrics see the student's class logits.
+            optimizer: as in Keras.
+            metrics, weighted_metrics: as in Keras. Those with `from_logits=True`, and accuracies,
+                see the student's class logits; Keras's others, for example its cross-entropies,
+                AUC and precision, see probabilities. What Keras does not know sees what the student
+                gives that was given: probabilities where it ends in a softmax, logits elsewhere.
             loss: loss of the student's logits on the labels; None for cross-entropy, whichever
                 kind of labels comes.
             loss_weights: None; the weights are arguments of the distiller and of its terms.
@@ -128,13 +172,20 @@ class Distiller(keras.Model):
                 "The weights of the loss are student_loss_weight of the distiller and those of its "
                 f"terms, not loss_weights of compile. Received: loss_weights={loss_weights!r}"
             )
-        self._student_loss = find_student_loss(loss)
-        super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
+        check_pair(self.teacher, self.student)  # layers may have been set trainable since
+        self._supervision.loss = find_student_loss(loss)
+        self._given_metrics = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        views = {
+            name: view_metrics(x, gives_probabilities(self.student), self.ignore_class)
+            for name, x in self._given_metrics.items()
+        }
+        super().compile(optimizer=optimizer, loss=None, **views, **kwargs)
 
     def get_compile_config(self):
         config = super().get_compile_config()
         if config:
-            config["loss"] = keras.saving.serialize_keras_object(self._student_loss)
+            given = self._given_metrics | {"loss": self._supervision.loss}
+            config |= keras.saving.serialize_keras_object(given)
         return config
 
     def compile_from_config(self, config):
@@ -142,12 +193,34 @@ class Distiller(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """Train the student, as `keras.Model.fit` does; labels in an array are checked first."""
+        """Train the student, as `keras.Model.fit` does; the first batch is looked at before."""
+        options = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
         if self.compiled:
             check_prepared(self)
-        if isinstance(y, np.ndarray):
-            check_labels(y, self._view.num_classes)
-        return super().fit(x, y, *args, **kwargs)
+        self._weigh_classes(options.pop("class_weight", None))
+        options["x"], images, targets = peek(x, y)
+        self._check_batch(images, targets)
+        options["callbacks"] = add_callback(options.get("callbacks"), TellNaN())
+        return super().fit(**options)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+        """Train on one batch, as `keras.Model.train_on_batch` does."""
+        self._weigh_classes(class_weight)
+        if self.train_function is None:
+            self._frozen.check(x)
+        return super().train_on_batch(x, y, sample_weight, **kwargs)
+
+    def _weigh_classes(self, class_weight):
+        if self._supervision.set_class_weight(class_weight):
+            self.train_function = None
+
+    def _check_batch(self, images, targets):
+        """Raise a ValueError for wrong labels; give up a copy of the teacher that is none."""
+        labels = targets.get("labels") if isinstance(targets, dict) else targets
+        if labels is not None:
+            self._supervision.check(labels)
+        if images is not None and self._frozen.check(images):
+            self.train_function = None
 
     def refresh_teacher(self):
         """Read the teacher again if its layers have other variables now, as after `quantize`.
@@ -162,6 +235,7 @@ class Distiller(keras.Model):
 
     def make_train_function(self, force=False):
         """Keras's, which `train_on_batch` calls in every step and `fit` once."""
+        check_prepared(self)
         self.refresh_teacher()
         # What lies between loading and training may have drawn random numbers.
         _backend.set_random_state(self._loaded_random_state)
@@ -199,28 +273,54 @@ class Distiller(keras.Model):
                 "The data set carries what some terms read of the teacher, and others have to be "
                 f"there too: make its cache again. Received: nothing for {', '.join(missing)}"
             )
+        sample_weight = self._supervision.weigh(targets.get("labels"), sample_weight)
         return super().train_step(*state, (x, targets, sample_weight))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The total loss; `y` and `y_pred` are dicts in training, labels and logits otherwise."""
         targets = self.name_targets(y)
+        labels = targets.get("labels")
         if not isinstance(y_pred, dict):
-            return self._supervise(targets["labels"], y_pred, sample_weight) + self._regularize()
-        supervised = self._supervise(targets["labels"], y_pred["logits"], sample_weight)
+            if labels is None:
+                raise ValueError("Evaluation needs labels: evaluate(x, y). Received: images alone")
+            return self._supervision.compute(labels, y_pred, sample_weight) + self._regularize()
+        supervised = self._supervision.compute(
+            labels, y_pred["logits"], sample_weight, _backend.average_over_devices
+        )
         total = self._student_loss_weight * supervised
         batch_size = ops.shape(y_pred["logits"])[0]
         self._student_loss_tracker.update_state(_backend.count_replicas() * total, batch_size)
+        targets = self._label_all(targets)
         for term in self.terms:
             read, learned = targets["teacher"][term.name], y_pred[term.name]
             total = total + term.compute(read, learned, targets, sample_weight, batch_size)
         return total + self._regularize()
 
+    def _label_all(self, targets):
+        """Targets with the class that the teacher predicts where a label is missing."""
+        labels, read = targets.get("labels"), targets["teacher"]
+        if labels is not None and self.ignore_class is None:
+            return targets
+        found = [x.find_teacher_logits(read[x.name]) for x in self.terms]
+        found = [x for x in (*found, read.get("logits", {}).get("logits")) if x is not None]
+        if not found:  # no term reads them, and none was said to need them
+            return targets
+        return targets | {"labels": self._supervision.fill(labels, found[0])}
+
+    @property
+    def metrics(self):
+        # Without any label, those of `compile` are never built.
+        return [x for x in super().metrics if getattr(x, "built", True)]
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the metrics of `compile` with labels and logits, and collect all results."""
         training = isinstance(y_pred, dict)
         logits = y_pred["logits"] if training else y_pred
-        labels = self.name_targets(y)["labels"]
-        results = super().compute_metrics(x, labels, logits, sample_weight)
+        labels = self.name_targets(y).get("labels")
+        if labels is None:
+            results = self.get_metrics_result()
+        else:
+            results = super().compute_metrics(x, labels, logits, sample_weight)
         return results if training else self._without_training(results)
 
     def evaluate(self, *args, **kwargs):
@@ -243,24 +343,16 @@ class Distiller(keras.Model):
 
     def name_targets(self, y):
         """The targets of a step as a dict: labels alone, or what the data set calls by name."""
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} needs labels: fit(x, y), or a data set of (x, y)."
-            )
-        targets = y if isinstance(y, dict) else {"labels": y}
-        if "labels" not in targets:
+        targets = y if isinstance(y, dict) else {} if y is None else {"labels": y}
+        unlabelled = {"ids", "teacher", "teacher_cells"}
+        if "labels" not in targets and not targets.keys() <= unlabelled:
             raise ValueError(
                 'Targets must be labels, or a dict of "labels" and, if it is to skip the teacher, '
-                f"{self._skipping}. Received: a dict with keys {sorted(y)}"
+                f"{self._skipping}. Received: a dict with keys {sorted(targets)}"
             )
         return targets
 
     _skipping = '"teacher"'
-
-    def _supervise(self, labels, logits, sample_weight):
-        if isinstance(self._student_loss, keras.losses.Loss):
-            return self._student_loss(labels, logits, sample_weight)
-        return average(self._student_loss(labels, logits), sample_weight)
 
     def _regularize(self):
         total = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
@@ -327,7 +419,9 @@ class Distiller(keras.Model):
         serialize = keras.saving.serialize_keras_object
         parts = {name: serialize(getattr(self, name)) for name in ("teacher", "student")}
         parts["terms"] = [serialize(term) for term in self.terms]
-        options = {name: getattr(self, name) for name in ("fold_teacher", "teacher_dtype")}
+        options = {
+            name: getattr(self, name) for name in ("fold_teacher", "teacher_dtype", "ignore_class")
+        }
         weight = {"student_loss_weight": to_number(self._student_loss_weight)}
         return super().get_config() | parts | options | weight
 

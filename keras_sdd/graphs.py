@@ -136,6 +136,7 @@ def leave_no_trace(*models):
     found = [x.operation for model in models for _, x, _ in find_calls(model)]
     nested = [*models, *filter(is_functional, found)]
     found += [x._keras_history.operation for model in nested for x in model.inputs]
+    found += models  # as operations of graphs around them
     notes = [x for y in {id(x): x for x in found}.values() for x in _list_notes(y)]
     counts = [len(x) for x in notes]
     try:

@@ -77,11 +77,18 @@ class End(Call):
 
     Attributes:
         tensor: what it makes.
-        is_probability: whether that is a class probability, or proportional to some.
+        has_softmax: whether a softmax comes after it.
+        is_probability: whether what it makes is a class probability, or proportional to some.
     """
 
     tensor: Any
+    has_softmax: bool = False
     is_probability: bool = False
+
+    @property
+    def gives_probabilities(self):
+        """Whether the outputs of the model are class probabilities."""
+        return self.has_softmax or self.strips_softmax or self.is_probability
 
     @property
     def strips_softmax(self):
@@ -114,7 +121,7 @@ def find_end(logits):
             break
         has_softmax = has_softmax or softmax
         ((tensor, calls),) = call.inputs
-    end = End(call.node, call.calls, tensor)
+    end = End(call.node, call.calls, tensor, has_softmax)
     if has_softmax or end.strips_softmax or not _gives_probabilities(tensor, calls):
         return end
     return dataclasses.replace(end, is_probability=True)

@@ -142,6 +142,11 @@ class LinearHead:
         return self._classify(self.vector)
 
     @property
+    def map_shape(self):
+        """Height and width."""
+        return tuple(self.maps.shape[1:3])
+
+    @property
     def spatial_logits(self):
         """(B, H, W, K)."""
         return self._classify(self.maps)
@@ -176,6 +181,11 @@ class Head:
     logits: Any
     spatial_logits: Any
     is_linear = False
+
+    @property
+    def map_shape(self):
+        """Height and width."""
+        return tuple(self.spatial_logits.shape[1:3])
 
     def cells(self, scales, pooling):
         """(B, N, K). The cell of scale 1 is the model's own logits."""
@@ -235,6 +245,11 @@ def _begins_with_pooling(maps):
             return True
         node = find_node(node.input_tensors[0])
     return False
+
+
+def gives_probabilities(model):
+    """Whether a classifier ends in a softmax."""
+    return not is_exposed(model) and find_end(class_logits(model)).gives_probabilities
 
 
 def find_logits(model):

@@ -4,13 +4,39 @@ import functools
 import logging
 from typing import Any
 
+import keras
 from keras import layers
 
 from keras_sdd._checks import check_scales, find_near
-from keras_sdd.graphs import find_bottlenecks, find_calls, is_kind, is_vector, lift, rebuild
+from keras_sdd.graphs import (
+    find_bottlenecks,
+    find_calls,
+    is_functional,
+    is_kind,
+    is_vector,
+    lift,
+    rebuild,
+    structure,
+)
 from keras_sdd.heads import check_classifier, class_logits, find_head, find_logits, is_exposed
 
 _logger = logging.getLogger("keras_sdd")
+
+
+def with_size_of(model, other):
+    """A model for images of any size, for those of another model's; else as it is."""
+    shapes = [
+        [b if a is None else a for a, b in zip(x.shape, y.shape, strict=True)]
+        for x, y in zip(model.inputs, other.inputs, strict=True)
+    ]
+    if shapes == [list(x.shape) for x in model.inputs]:
+        return model
+    inputs = [
+        keras.Input(batch_shape=shape, dtype=x.dtype, name=x._keras_history.operation.name)
+        for shape, x in zip(shapes, model.inputs, strict=True)
+    ]
+    inputs = keras.tree.pack_sequence_as(structure(model)[0], inputs)
+    return keras.Model(inputs, model(inputs), name=model.name)
 
 
 class Network:
@@ -32,6 +58,7 @@ class Network:
     def __init__(self, model, frozen=False):
         check_classifier(model)
         self.source = model
+        self._frozen = frozen
         self.selection: Any = None
         self._tensors: dict = {}  # what was read
         self._refusal = None  # why regions have no logits
@@ -83,7 +110,49 @@ class Network:
             ValueError: if regions have no logits, with the layer in the way and the remedy.
         """
         scales = check_scales(scales)
+        if scales != (1,):
+            self.check_places("regions")
         return self._once(("cells", scales, pooling), lambda: self._classify(scales, pooling))
+
+    def check_places(self, what):
+        """Raise a ValueError if the network moves pixels at random in training.
+
+        Teacher and student see different places then. `what` is compared of them, for the message.
+        """
+        if self._frozen:
+            return
+        for path, node, around in find_calls(self.source):
+            given = (x.arguments.kwargs.get("training") for x in (node, *(n for _, n in around)))
+            moves = _find_moving(node.operation)
+            if moves and next((x for x in given if x is not None), True):
+                raise ValueError(
+                    f"{what.capitalize()} of teacher and student cannot be compared: in training "
+                    f"the student moves pixels at random in {path!r} ({moves}), the teacher does "
+                    "not. Take that layer out and augment the data set, for example "
+                    "dataset.map(lambda x, y: (layer(x, training=True), y)), or use scales=(1,). "
+                    f"Received: the model {self.source.name!r}"
+                )
+
+    def _tell_small(self, scales):
+        """Say so if cells are copies of each other."""
+        shape = self._head.map_shape[:2]
+        finest = max(scales)
+        if None in shape or min(shape) >= finest:
+            return
+        image = self.source.inputs[0].shape[2:] if self._channels_first else None
+        image = tuple(image or self.source.inputs[0].shape[1:3])
+        advice = ""
+        if len(image) == 2 and None not in image:
+            needed = [-(-size * finest // side) for size, side in zip(image, shape, strict=True)]
+            advice = " Images of {} x {} would do.".format(*needed)
+        _logger.warning(
+            "The map of %r is %d x %d, so that cells of scale %d repeat its positions: they teach "
+            "no more than those of smaller scales.%s",
+            self.source.name,
+            *shape,
+            finest,
+            advice,
+        )
 
     def feature(self, layer):
         """The output of a layer, also of one inside nested models; maps come as (B, H, W, C).
@@ -131,6 +200,7 @@ class Network:
             return layers.Reshape((1, -1), dtype=logits.dtype, name="head_cells")(logits)
         if self._refusal is not None:
             raise self._refusal
+        self._tell_small(scales)
         if not self._head.is_linear:
             _logger.info(
                 "The head of %r is not linear in the average of a map: a cell's logits are the "
@@ -161,3 +231,20 @@ class Network:
         else:
             fault = "has several outputs at this layer; name one that has one"
         raise ValueError(f"The model {self.source.name!r} {fault}. Received: {name!r}")
+
+
+# Layers of Keras, and of libraries that took over their names, that move pixels at random.
+_MOVING = (
+    "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomCrop", "RandomHeight",
+    "RandomWidth", "RandomShear", "RandomPerspective", "RandomElasticTransform", "RandomAffine",
+    "RandomCropAndResize", "RandomResizedCrop", "CutMix", "MixUp", "Mosaic", "RandAugment",
+    "AugMix", "AutoAugment", "JitteredResize",
+)  # fmt: skip
+
+
+def _find_moving(operation):
+    """The name of the class of a layer that moves pixels at random, also of one inside another."""
+    if not isinstance(operation, layers.Layer) or is_functional(operation):
+        return None
+    parts = (x for part in operation._flatten_layers() for x in type(part).__mro__)
+    return next((x.__name__ for x in parts if x.__name__ in _MOVING), None)

@@ -40,6 +40,10 @@ class SDDDistiller(Distiller):
             step k, counted from 1, has min(k / warmup_steps, 1) of it. 0 for none.
         fold_teacher, teacher_dtype: as for `Distiller`.
         feature_losses: further terms, for example `[keras_sdd.terms.SP()]`.
+        ignore_class: the label of images that have none, for example -1, as for `Distiller`. Their
+            cells are compared like those of others, with the class that the teacher predicts for
+            the whole image as label: `consistency="label"` is then the same as `"global"`, and NKD
+            and DKD take that class for the target.
         **kwargs: of `keras.Model`.
 
     Raises:
@@ -65,6 +69,7 @@ class SDDDistiller(Distiller):
         fold_teacher=True,
         teacher_dtype=None,
         feature_losses=(),
+        ignore_class=None,
         **kwargs,
     ):
         check_number("distillation_weight", distillation_weight)
@@ -80,8 +85,11 @@ class SDDDistiller(Distiller):
             student_loss_weight,
             fold_teacher,
             teacher_dtype,
+            ignore_class,
             **kwargs,
         )
+
+    _fixed = (*Distiller._fixed, "scales", "pooling", "warmup_steps", "scale_decoupled_loss")
 
     @property
     def _term(self):

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_sdd import _backend
 from keras_sdd.folding import InferenceCopy
+from keras_sdd.graphs import structure
 from keras_sdd.heads import check_classifier, class_logits
 from keras_sdd.losses.base import fits
 
@@ -18,13 +19,15 @@ def check_pair(teacher, student):
     """Raise a ValueError if the two models cannot be teacher and student of each other."""
     check_classifier(teacher)
     check_classifier(student)
-    shared = {id(v): v for v in teacher.weights}.keys() & {id(v) for v in student.weights}
+    shared = {id(v) for v in teacher.weights} & {id(v) for v in list_trained(student)}
     if shared:
         names = [v.path for v in student.weights if id(v) in shared]
         raise ValueError(
-            "Teacher and student must be different models without common weights, as the teacher "
-            f"is frozen and the student trained; copy one with keras.models.clone_model. "
-            f"Received: {len(names)} common weights, the first {names[0]!r}"
+            "Teacher and student must be different models, with no common weights that training "
+            "changes, as the teacher is frozen. Give one of them a copy: "
+            'model.save("copy.keras"); copy = keras.saving.load_model("copy.keras"). Or freeze '
+            "what is common (layer.trainable = False). Received: "
+            f"{len(names)} common weights, the first {names[0]!r}"
         )
     classes = [class_logits(model).shape[-1] for model in (teacher, student)]
     if classes[0] != classes[1]:
@@ -32,12 +35,27 @@ def check_pair(teacher, student):
             "Teacher and student must have the same number of classes. Received: teacher "
             f"{classes[0]}, student {classes[1]}"
         )
+    inputs = [structure(model)[0] for model in (teacher, student)]
+    names = [sorted(x) if isinstance(x, dict) else None for x in inputs]
+    if names[0] != names[1] and (None not in names or len(teacher.inputs) > 1):
+        raise ValueError(
+            "Teacher and student must take inputs of the same names; wrap one of them: "
+            "keras.Model({NAME: x}, model({OTHER_NAME: x})) with x = keras.Input(shape). Received: "
+            f"teacher {names[0]}, student {names[1]}"
+        )
     shapes = [[tuple(x.shape) for x in model.inputs] for model in (teacher, student)]
     if len(shapes[0]) != len(shapes[1]) or not all(map(fits, *shapes)):
         raise ValueError(
             "Teacher and student must take the same input shape; put a resizing layer in front of "
             f"one of them. Received: teacher {shapes[0]}, student {shapes[1]}"
         )
+
+
+def list_trained(model):
+    """The weights that training changes: trainable ones, and moving statistics."""
+    layers = [x for x in model._flatten_layers() if x.trainable]
+    norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization)]
+    return model.trainable_weights + [v for x in norms for v in x.non_trainable_weights]
 
 
 class FrozenTeacher:
@@ -94,10 +112,13 @@ class FrozenTeacher:
         limit = 1e-3 if self._dtype in (None, "float32") else 0.2
         if error <= limit:
             return False
+        reason = "as some layer is more than its config and weights"
+        if self._dtype == "float16" and not np.isfinite(error):
+            reason = "as float16 ends at 65504; try bfloat16"
         _logger.warning(
             "The teacher %r is used as given: a copy of it for inference has outputs that differ by"
-            " %.2g of the largest, as some layer is more than its config and weights.",
-            self._given.name, error,
+            " %.2g of the largest, %s.",
+            self._given.name, error, reason,
         )  # fmt: skip
         self.copy = None
         self.model = Undisturbed(self._given)

@@ -16,6 +16,8 @@ values; or None where the backend has no such kernel.
 
 `count_replicas()`: by how many Keras divides losses, so that their sum over replicas is the loss.
 
+`average_over_devices(value)`: the mean over replicas of what each computed in a training step.
+
 `get_random_state()`, `set_random_state(arrays)`: dict of name to array, of the generators that
 layers draw from beside Keras's own, which are variables; empty where there are none.
 
@@ -33,6 +35,7 @@ TELLS_VERSIONS = _module.TELLS_VERSIONS
 read_versions = _module.read_versions
 batch_norm = _module.batch_norm
 count_replicas = _module.count_replicas
+average_over_devices = _module.average_over_devices
 get_random_state = _module.get_random_state
 set_random_state = _module.set_random_state
 

@@ -26,6 +26,13 @@ def count_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def average_over_devices(value):
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return value
+    return replica.all_reduce("MEAN", value)
+
+
 def get_random_state():
     return {}
 

@@ -1,6 +1,7 @@
 """PyTorch: no graph of gradients is kept for the teacher."""
 
 import torch
+from torch import distributed
 
 from keras_sdd._backend import torch_graph
 
@@ -29,6 +30,14 @@ def batch_norm(inputs, axis, gamma, beta, epsilon):
 
 def count_replicas():
     return 1
+
+
+def average_over_devices(value):
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    value = value.detach().clone()
+    distributed.all_reduce(value)
+    return value / distributed.get_world_size()
 
 
 def get_random_state():

@@ -1,11 +1,13 @@
 """What every distillation loss shares: float32, unreduced, checked shapes, serializable."""
 
 import inspect
+import logging
 
 import keras
 import numpy as np
 from keras import ops
 
+_logger = logging.getLogger("keras_sdd")
 # Stands for the logit of a class that is left out. Finite, so that no inf - inf arises.
 EXCLUDED = -1e30
 
@@ -13,8 +15,35 @@ EXCLUDED = -1e30
 class Configurable:
     """What is made again from its arguments, which are attributes of the same names."""
 
+    _is_fixed = False
+
     def get_config(self):
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        names = inspect.signature(type(self)).parameters
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} must keep the arguments of its __init__ as attributes of "
+                f"the same names, or have a get_config of its own, to be saved. Received: no "
+                f"attribute {missing[0]!r}"
+            )
+        return {name: getattr(self, name) for name in names}
+
+    def fix(self):
+        """Refuse new values of the arguments from now on, in the parts that have any too."""
+        self._is_fixed = True
+        for name in inspect.signature(type(self)).parameters:
+            part = getattr(self, name, None)
+            if isinstance(part, Configurable):
+                part.fix()
+
+    def __setattr__(self, name, value):
+        follows = isinstance(getattr(type(self), name, None), property)
+        if self._is_fixed and not follows and name in inspect.signature(type(self)).parameters:
+            raise AttributeError(
+                f"`{name}` is part of what a distiller runs, in which this is used already; make a "
+                f"new one for a new distiller. Received: {name}={value!r} for {self!r}"
+            )
+        super().__setattr__(name, value)
 
     @classmethod
     def from_config(cls, config):
@@ -23,6 +52,29 @@ class Configurable:
     def __repr__(self):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def check_saving(part):
+    """Look, before a training, whether a loss or term can be saved and loaded.
+
+    Raises:
+        ValueError: if it does not keep its arguments, and would fail at the end of an epoch.
+    """
+    cls = type(part)
+    if isinstance(part, Configurable):
+        config = part.get_config()
+        for value in config.values():
+            if isinstance(value, Configurable) or (callable(value) and not isinstance(value, type)):
+                check_saving(value)
+    elif not hasattr(part, "get_config"):
+        cls = part if hasattr(part, "__name__") else cls
+    known = keras.saving.get_registered_name(cls) != cls.__name__
+    if not known and not cls.__module__.startswith(("keras.", "keras_sdd.")):
+        _logger.warning(
+            "%s is not registered: a distiller with it is saved, but loads only with "
+            "custom_objects. Write @keras.saving.register_keras_serializable() above it.",
+            cls.__name__,
+        )
 
 
 class LogitLoss(Configurable):

@@ -3,42 +3,10 @@
 import inspect
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_sdd.losses.base import nan_outside, target_mask, to_indices
-
-
-def class_indices(labels, num_classes):
-    """Turn labels of any accepted kind into class indices.
-
-    Args:
-        labels: (B,) or (B, 1) integers in any dtype, or one-hot or soft rows (B, K).
-        num_classes: K.
-
-    Returns:
-        int32 tensor (B,): the class, of soft rows the likeliest. -1 marks what is no label: a
-        fraction, or a row that is not a probability distribution.
-
-    Raises:
-        ValueError: if `labels` has another shape.
-    """
-    shape = tuple(labels.shape)
-    if len(shape) == 2 and shape[1] == num_classes:
-        labels = ops.cast(labels, "float32")
-        # The margin is that of soft labels stored in half precision.
-        sums_to_one = ops.abs(ops.sum(labels, axis=-1) - 1.0) < 1e-2
-        valid = ops.logical_and(sums_to_one, ops.all(labels >= 0, axis=-1))
-        return ops.where(valid, ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
-    if len(shape) == 2 and shape[1] == 1:
-        labels = ops.squeeze(labels, -1)
-    elif len(shape) != 1:
-        raise ValueError(
-            "Labels must be class indices (B,) or one-hot or soft rows (B, K); multi-label and "
-            f"per-position targets are not supported. Received: labels of shape {shape}, "
-            f"K={num_classes}"
-        )
-    return to_indices(labels)
+from keras_sdd.losses.base import nan_outside, target_mask
+from keras_sdd.losses.labels import class_indices
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -62,18 +30,6 @@ class CrossEntropy(keras.losses.Loss):
             weights = ops.cast(target_mask(indices, num_classes), logits.dtype)
         loss = -ops.sum(weights * ops.log_softmax(logits), axis=-1)
         return loss * nan_outside(indices, num_classes)
-
-
-def check_labels(labels, num_classes):
-    """Raise a ValueError if some labels in an array are none of [0, K), with the first of them."""
-    indices = ops.convert_to_numpy(class_indices(ops.convert_to_tensor(labels), num_classes))
-    wrong = np.flatnonzero((indices < 0) | (indices >= num_classes))
-    if wrong.size:
-        raise ValueError(
-            f"Labels must be classes in [0, {num_classes}), or one-hot or soft rows that sum to 1 "
-            f"(multi-label targets are not supported). Received: {wrong.size} others, the first "
-            f"y[{wrong[0]}] = {labels[wrong[0]]}"
-        )
 
 
 def find_student_loss(loss):

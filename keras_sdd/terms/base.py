@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from keras_sdd import _backend
 from keras_sdd._checks import check_number
-from keras_sdd.losses.base import Configurable, average
+from keras_sdd.losses.base import Configurable, average, check_saving
 
 
 class Term(Configurable, layers.Layer):
@@ -112,6 +112,12 @@ class Term(Configurable, layers.Layer):
             f"{type(self).__name__} must implement `call(teacher, student, targets)`."
         )
 
+    def find_teacher_logits(self, teacher):
+        """The teacher's logits (B, K) of the whole image, if they are in what the term reads.
+
+        They stand in for labels that are missing.
+        """
+
     def identify_reading(self):
         """What tells the teacher's part from that of another term like it, for a cache on disk."""
         return {}
@@ -201,6 +207,12 @@ class FeatureTerm(Term):
     def call(self, teacher, student, targets):
         return sum(self.compare(teacher[name], student[name]) for name in teacher)
 
+    def find_teacher_logits(self, teacher):
+        """The teacher's logits (B, K) of the whole image, if they are in what the term reads.
+
+        They stand in for labels that are missing.
+        """
+
     def identify_reading(self):
         return {"layers": list(self._teacher_layers)}
 
@@ -234,6 +246,7 @@ def check_terms(terms):
                 f"loss, student_loss and logits. Received: {term.name!r} twice"
             )
         names.append(term.name)
+        check_saving(term)
     return terms
 
 

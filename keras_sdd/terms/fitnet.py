@@ -41,6 +41,10 @@ class FitNet(FeatureTerm):
     def choose_layers(self, network):
         return network.stages[-2:][:1]
 
+    def read_student(self, network):
+        network.check_places("maps")
+        return super().read_student(network)
+
     def build(self, teacher_shapes, student_shapes):
         teacher_shape, student_shape = teacher_shapes["map0"], student_shapes["map0"]
         kind, padding, options = choose_convolution(teacher_shape, student_shape)

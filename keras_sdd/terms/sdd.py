@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_sdd._checks import check_scales, check_word
 from keras_sdd.losses import KD, LogitLoss, ScaleDecoupled
-from keras_sdd.losses.cross_entropy import class_indices
+from keras_sdd.losses.labels import class_indices
 from keras_sdd.losses.scale_decoupled import find_complementary
 from keras_sdd.terms.base import Term, to_number
 
@@ -85,6 +85,9 @@ class SDD(Term):
         predicted = (ops.argmax(x, axis=-1) for x in (teacher_cells[:, 0], student["logits"]))
         self._agreement.update_state(ops.equal(*predicted))
         return self.loss(labels, teacher_cells, student_cells)
+
+    def find_teacher_logits(self, teacher):
+        return teacher["cells"][:, 0]
 
     def identify_reading(self):
         return {"scales": list(self.scales), "pooling": self.pooling}
