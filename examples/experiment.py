@@ -212,18 +212,17 @@ def train(config, workdir, devices, build_model):
     Raises:
         SetupError: for what the person at the keyboard can put right, as a folder in use.
     """
-    with contextlib.ExitStack() as held:
-        try:
-            if devices.is_main:
-                held.enter_context(records.lock_workdir(workdir))
-            records.check_workdir(workdir, config)
-        except (RuntimeError, ValueError) as error:
-            raise SetupError(error) from error
+    try:
+        records.check_workdir(workdir, config)
         if (workdir / "result.json").exists():
             if devices.is_main:
                 print(f"{workdir} holds a finished run; remove it to run it again.")
             return records.read_json(workdir / "result.json")
-        return _train(config, workdir, devices, build_model)
+        held = records.lock_workdir(workdir) if devices.is_main else contextlib.nullcontext()
+        with held:
+            return _train(config, workdir, devices, build_model)
+    except records.FolderError as error:
+        raise SetupError(error) from error
 
 
 def _train(config, workdir, devices, build_model):

@@ -77,12 +77,16 @@ class LogTraining(keras.callbacks.Callback):
         logs["seconds"] = time.perf_counter() - self.started
 
 
+class FolderError(ValueError):
+    """A folder that a run cannot use."""
+
+
 @contextlib.contextmanager
 def lock_workdir(workdir):
     """Make the folder of a run, and hold it as long as the block lasts, or this process.
 
     Raises:
-        RuntimeError: if another process holds it, naming that.
+        FolderError: if another process holds it, naming that.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / "lock", "a+") as file:  # not emptied before it is held
@@ -91,7 +95,7 @@ def lock_workdir(workdir):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise RuntimeError(
+            raise FolderError(
                 "Another run is in this folder; wait for it, end it, or give another --workdir. "
                 f"Received: workdir={str(workdir)!r}, in use by {file.read() or 'a process'}"
             ) from error
@@ -100,18 +104,23 @@ def lock_workdir(workdir):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in workdir.iterdir()] == ["lock"]:  # nothing came of it
+                (workdir / "lock").unlink()
+                workdir.rmdir()
 
 
 def check_workdir(workdir, config):
-    """Raise a ValueError if a folder holds a run of another config, naming the keys that differ."""
+    """Raise a FolderError if a folder holds a run of another config, naming the keys."""
     if not (workdir / "config.json").exists():
         return
     old, new = read_json(workdir / "config.json"), json.loads(config.to_json())
     keys = (old.keys() | new.keys()) - set(PLACES)
     differing = sorted(key for key in keys if old.get(key) != new.get(key))
     if differing:
-        raise ValueError(
+        raise FolderError(
             f"{workdir} holds a run of another config; give another --workdir or remove it. "
             f"Keys that differ: {', '.join(differing)}"
         )

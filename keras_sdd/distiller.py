@@ -83,7 +83,7 @@ class Distiller(keras.Model):
         weight = check_number("student_loss_weight", student_loss_weight)
         self._student_loss_weight = add_scalar(self, "student_loss_weight", weight)
         self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
-        self._evaluates = False
+        self._evaluates, self._has_labels = False, True  # what is under way
         self._loaded_random_state: dict = {}
         self._supervision = Supervision(class_logits(student).shape[-1], ignore_class)
         with leave_no_trace(teacher, student):
@@ -200,15 +200,20 @@ class Distiller(keras.Model):
         self._weigh_classes(options.pop("class_weight", None))
         options["x"], images, targets = peek(x, y)
         self._check_batch(images, targets)
+        self._has_labels = images is None or self._find_labels(targets) is not None
         options["callbacks"] = add_callback(options.get("callbacks"), TellNaN())
         return super().fit(**options)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
         """Train on one batch, as `keras.Model.train_on_batch` does."""
         self._weigh_classes(class_weight)
+        self._has_labels = self._find_labels(y) is not None
         if self.train_function is None:
             self._frozen.check(x)
         return super().train_on_batch(x, y, sample_weight, **kwargs)
+
+    def _find_labels(self, targets):
+        return targets.get("labels") if isinstance(targets, dict) else targets
 
     def _weigh_classes(self, class_weight):
         if self._supervision.set_class_weight(class_weight):
@@ -216,7 +221,7 @@ class Distiller(keras.Model):
 
     def _check_batch(self, images, targets):
         """Raise a ValueError for wrong labels; give up a copy of the teacher that is none."""
-        labels = targets.get("labels") if isinstance(targets, dict) else targets
+        labels = self._find_labels(targets)
         if labels is not None:
             self._supervision.check(labels)
         if images is not None and self._frozen.check(images):
@@ -309,8 +314,9 @@ class Distiller(keras.Model):
 
     @property
     def metrics(self):
-        # Without any label, those of `compile` are never built.
-        return [x for x in super().metrics if getattr(x, "built", True)]
+        # Without any label those of `compile` see nothing, and may never be built.
+        counts = self._evaluates or self._has_labels
+        return [x for x in super().metrics if counts or x.name != "compile_metrics"]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the metrics of `compile` with labels and logits, and collect all results."""

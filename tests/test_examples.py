@@ -387,10 +387,17 @@ def test_processes_that_do_not_write_take_no_lock(tmp_path):
     config = smoke_config("resnet20")
     with records.lock_workdir(tmp_path):  # by the main process
         devices = distribution.Devices(num_devices=2, num_processes=2, rank=1)
-        assert experiment.train(config, tmp_path, devices, None) == {"epochs": 1}
+        for other in (devices, distribution.Devices()):  # a finished run is only read
+            assert experiment.train(config, tmp_path, other, None) == {"epochs": 1}
+        (tmp_path / "result.json").unlink()
         with pytest.raises(command_line.SetupError, match="Another run is in this folder"):
             experiment.train(config, tmp_path, distribution.Devices(), None)
-    assert experiment.train(config, tmp_path, distribution.Devices(), None) == {"epochs": 1}
+
+
+def test_a_run_that_comes_to_nothing_leaves_no_folder(tmp_path):
+    with pytest.raises(KeyError), records.lock_workdir(tmp_path / "run"):
+        raise KeyError("set-up failed")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):

@@ -47,7 +47,10 @@ class Configurable:
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(
+            **{k: v if isinstance(v, Configurable) else deserialize(v) for k, v in config.items()}
+        )
 
     def __repr__(self):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())

@@ -207,12 +207,6 @@ class FeatureTerm(Term):
     def call(self, teacher, student, targets):
         return sum(self.compare(teacher[name], student[name]) for name in teacher)
 
-    def find_teacher_logits(self, teacher):
-        """The teacher's logits (B, K) of the whole image, if they are in what the term reads.
-
-        They stand in for labels that are missing.
-        """
-
     def identify_reading(self):
         return {"layers": list(self._teacher_layers)}
 
