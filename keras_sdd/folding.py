@@ -51,9 +51,39 @@ def fold_batch_norm(model):
             "`model` must be a built functional or Sequential model; wrap a subclassed one: "
             f"keras.Model(inputs, model(inputs)). Received: {model!r}"
         )
-    copy = InferenceCopy(model, share=False).model
-    copy.trainable = False
-    return copy
+    copy = InferenceCopy(model, share=False)
+    error = 0.0 if copy.is_known else compare(copy.model, model, _draw_inputs(model))
+    if error > 1e-3:
+        suspects = ", ".join(sorted({type(x).__name__ for x in copy.list_unknown()}))
+        raise ValueError(
+            "The model cannot be copied: outputs of the copy differ by "
+            f"{error:.2g} of the largest, as a layer is more than its config and weights. "
+            f"Received: layers that Keras does not know of class {suspects}"
+        )
+    copy.model.trainable = False
+    return copy.model
+
+
+def compare(copy, model, x):
+    """The largest difference of the outputs of two models for `x`, by the largest of them.
+
+    Outputs that are not finite do not count.
+    """
+    error = 0.0
+    outputs = (keras.tree.flatten(m(x, training=False)) for m in (copy, model))
+    for pair in zip(*outputs, strict=True):
+        actual, wanted = (np.asarray(ops.convert_to_numpy(y), "float64") for y in pair)
+        size = np.max(np.abs(wanted))
+        if np.isfinite(size) and size > 0:
+            error = max(error, np.max(np.abs(np.nan_to_num(actual, nan=np.inf) - wanted)) / size)
+    return error
+
+
+def _draw_inputs(model):
+    rng = np.random.default_rng(0)
+    shapes = [[32 if size is None else size for size in x.shape[1:]] for x in model.inputs]
+    drawn = [ops.convert_to_tensor(rng.uniform(size=(2, *x)).astype("float32")) for x in shapes]
+    return keras.tree.pack_sequence_as(structure(model)[0], drawn)
 
 
 class InferenceCopy:
@@ -72,8 +102,8 @@ class InferenceCopy:
     Attributes:
         model: the copy.
         num_folded: how many batch norms are folded in it.
-        is_certain: whether it is the original by construction: nothing is copied but layers of
-            Keras, each with a batch norm folded in.
+        is_known: whether all layers that are copied are of Keras or ours.
+        is_certain: whether, besides, each has a batch norm folded in: the original by construction.
     """
 
     def __init__(self, model, dtype=None, fold=True, share=True):
@@ -84,11 +114,18 @@ class InferenceCopy:
         self.model = self._rebuild(model)
         self.refresh()
 
+    def list_unknown(self):
+        """The copied layers that are of no class of Keras or of ours, and may be more than seen."""
+        copied = [x for _, layer, fold in self._sources for x in _list_parts(layer, fold)]
+        return [x for x in copied if not type(x).__module__.startswith(_KNOWN)]
+
+    @property
+    def is_known(self):
+        return not self.list_unknown()
+
     @property
     def is_certain(self):
-        layers_ = [x for _, layer, fold in self._sources for x in _list_parts(layer, fold)]
-        folded = all(fold is not None for *_, fold in self._sources)
-        return folded and all(type(x).__module__.startswith(_KNOWN) for x in layers_)
+        return self.is_known and all(fold is not None for *_, fold in self._sources)
 
     @property
     def variables(self):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_sdd import _backend
-from keras_sdd.folding import InferenceCopy
+from keras_sdd.folding import InferenceCopy, compare
 from keras_sdd.graphs import structure
 from keras_sdd.heads import check_classifier, class_logits
 from keras_sdd.losses.base import fits
@@ -108,7 +108,7 @@ class FrozenTeacher:
         self._is_checked = True
         self.follow()
         images = keras.tree.map_structure(lambda y: keras.ops.convert_to_tensor(y[:2]), x)
-        error = _compare(self.model(images), self._given(images, training=False))
+        error = compare(self.model, self._given, images)
         limit = 1e-3 if self._dtype in (None, "float32") else 0.2
         if error <= limit:
             return False
@@ -172,17 +172,6 @@ class Undisturbed(keras.Model):
     @property
     def non_trainable_variables(self):
         return self.variables
-
-
-def _compare(outputs, expected):
-    """The largest difference of outputs by the largest of them; 0 where these are not finite."""
-    error = 0.0
-    for pair in zip(*map(keras.tree.flatten, (outputs, expected)), strict=True):
-        actual, wanted = (np.asarray(keras.ops.convert_to_numpy(x), "float64") for x in pair)
-        size = np.max(np.abs(wanted))
-        if np.isfinite(size) and size > 0:
-            error = max(error, np.max(np.abs(np.nan_to_num(actual, nan=np.inf) - wanted)) / size)
-    return error
 
 
 def _copy_for_inference(network, fold, dtype):
