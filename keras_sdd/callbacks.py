@@ -33,7 +33,7 @@ class TellNaN(keras.callbacks.Callback):
 def add_callback(callbacks, callback):
     """The callbacks that `fit` is given, in any of its forms, and one more."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(callback)
+        callbacks.callbacks.append(callback)
         return callbacks
     given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
     return [*(x for x in given if x is not None), callback]

@@ -1,7 +1,5 @@
 """`Distiller`: a Keras model that trains a student with labels and terms that read a teacher."""
 
-import inspect
-
 import keras
 import numpy as np
 from keras import ops
@@ -192,17 +190,43 @@ class Distiller(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """Train the student, as `keras.Model.fit` does; the first batch is looked at before."""
-        options = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        **kwargs,
+    ):
+        """Train the student, as `keras.Model.fit` does; the first batch is looked at before.
+
+        Without labels, `fit(x)`, it trains on the teacher alone.
+        """
         if self.compiled:
             check_prepared(self)
-        self._weigh_classes(options.pop("class_weight", None))
-        options["x"], images, targets = peek(x, y)
+        self._weigh_classes(class_weight)
+        x, images, targets = peek(x, y)
         self._check_batch(images, targets)
         self._has_labels = images is None or self._find_labels(targets) is not None
-        options["callbacks"] = add_callback(options.get("callbacks"), TellNaN())
-        return super().fit(**options)
+        callbacks = add_callback(callbacks, TellNaN())
+        return super().fit(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            **kwargs,
+        )
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
         """Train on one batch, as `keras.Model.train_on_batch` does."""

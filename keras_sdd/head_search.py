@@ -50,7 +50,7 @@ class Call:
 
     @property
     def training(self):
-        """What the graph fixes the training mode to, or None."""
+        """The training mode that the graph calls it with, or None."""
         nodes = [self.node, *(node for _, node in reversed(self.calls))]
         given = (node.arguments.kwargs.get("training") for node in nodes)
         return next((x for x in given if x is not None), None)
@@ -61,7 +61,7 @@ class Call:
         return [_flatten(lift(x, self.calls), name) for x in self.node.input_tensors]
 
     def arguments(self):
-        """Its arguments with slots for its tensors, and the mode that the graph fixes."""
+        """Its arguments with slots for its tensors, and that mode."""
         slots = {id(x): slot(i) for i, x in reversed(list(enumerate(self.node.input_tensors)))}
         given = (self.node.arguments.args, self.node.arguments.kwargs)
         args, kwargs = keras.tree.map_structure(lambda x: slots.get(id(x), x), given)

@@ -121,10 +121,9 @@ class Network:
         """
         if self._frozen:
             return
-        for path, node, around in find_calls(self.source):
-            given = (x.arguments.kwargs.get("training") for x in (node, *(n for _, n in around)))
+        for path, node, _ in find_calls(self.source):
             moves = _find_moving(node.operation)
-            if moves and next((x for x in given if x is not None), True):
+            if moves:  # whatever `training` it was called with: that of a step overrules it
                 raise ValueError(
                     f"{what.capitalize()} of teacher and student cannot be compared: in training "
                     f"the student moves pixels at random in {path!r} ({moves}), the teacher does "

@@ -60,9 +60,11 @@ class _OwnOperation(layers.Layer):
         self.operation = operation
         self.arguments = arguments
 
-    def apply(self, *tensors):
+    def apply(self, *tensors, training=None):
         """Call the operation on tensors shaped as the classifier's own."""
         args, kwargs = fill(self.arguments, tensors)
+        if training is not None and "training" in kwargs:  # as a functional model overrules it
+            kwargs = kwargs | {"training": training}
         return self.operation(*args, **kwargs)
 
     def get_config(self):
@@ -104,12 +106,12 @@ class RegionOperation(_OwnOperation):
         super().__init__(operation, arguments, **kwargs)
         self.shapes = [tuple(shape) for shape in shapes]
 
-    def call(self, regions):
+    def call(self, regions, training=None):
         around = ops.shape(regions[0])[:-1]
         merged = (
             ops.reshape(x, (-1, *shape)) for x, shape in zip(regions, self.shapes, strict=True)
         )
-        outputs = self.apply(*merged)
+        outputs = self.apply(*merged, training=training)
         return ops.reshape(outputs, (*around, math.prod(outputs.shape[1:])))
 
     def get_config(self):
@@ -126,7 +128,7 @@ class RegionNorm(layers.Wrapper):
     Args:
         layer: the batch norm, shared with the classifier.
         shape: that of its inputs in the classifier, without the batch axis.
-        training: what the classifier fixes it to, or None.
+        training: what the classifier calls it with, which holds where the model is not told.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -137,7 +139,7 @@ class RegionNorm(layers.Wrapper):
     def call(self, inputs, training=None):
         regions, *vectors = inputs
         layer, around = self.layer, ops.shape(regions)
-        training = training if self.training is None else self.training
+        training = self.training if training is None else training
         x = ops.reshape(regions, (-1, *self.shape))
         if not vectors:
             x = layer(x, training=training)
