@@ -172,17 +172,16 @@ class Distiller(keras.Model):
             )
         check_pair(self.teacher, self.student)  # layers may have been set trainable since
         self._supervision.loss = find_student_loss(loss)
-        self._given_metrics = {"metrics": metrics, "weighted_metrics": weighted_metrics}
-        views = {
-            name: view_metrics(x, gives_probabilities(self.student), self.ignore_class)
-            for name, x in self._given_metrics.items()
-        }
+        given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        self._supervision.metrics = given  # where Keras does not count them twice
+        is_softmax = gives_probabilities(self.student)
+        views = {name: view_metrics(x, is_softmax, self.ignore_class) for name, x in given.items()}
         super().compile(optimizer=optimizer, loss=None, **views, **kwargs)
 
     def get_compile_config(self):
         config = super().get_compile_config()
         if config:
-            given = self._given_metrics | {"loss": self._supervision.loss}
+            given = self._supervision.metrics | {"loss": self._supervision.loss}
             config |= keras.saving.serialize_keras_object(given)
         return config
 

@@ -25,11 +25,13 @@ class Supervision:
 
     Attributes:
         loss: a loss of Keras, or a function of labels and logits; of `compile`.
+        metrics: what `compile` was given, by argument.
     """
 
     def __init__(self, num_classes, ignore_class=None):
         self.num_classes, self.ignore_class = num_classes, ignore_class
         self.loss: Any = None
+        self.metrics: dict = {}
         self._class_weights: Any = None
 
     def check(self, labels):
