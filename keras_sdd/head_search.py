@@ -22,6 +22,7 @@ from keras_sdd.regions import (
 )
 
 _LINEAR = keras.activations.linear
+_CLASSIFIERS = ("Activation", "Dense", "Conv2D", "EinsumDense")
 _RESHAPES = ("Reshape", "Flatten", "Identity", "Squeeze", "Cast")
 # What leaves probabilities proportional to some.
 _MIXTURES = ("Average", "Mean", "Add", "Stack", "GetItem", "Take", "Multiply", "TrueDivide")
@@ -98,6 +99,12 @@ class End(Call):
     @property
     def operation_activation(self):
         return getattr(self.operation, "activation", None)
+
+    @property
+    def has_other_activation(self):
+        """Whether the layer ends in an activation that makes no logits and is no softmax."""
+        plain = self.operation_activation in (None, _LINEAR, *SOFTMAXES)
+        return not plain and is_kind(self.operation, *_CLASSIFIERS)
 
     def find_logits(self):
         """Symbolic logits (B, K)."""
@@ -352,16 +359,12 @@ def _check_classifier_layer(end, classifier_layer):
 
 def _check_activation(end):
     """Raise a ValueError if a model ends in an activation that makes no logits."""
-    activation = end.operation_activation
-    if activation in (None, _LINEAR, *SOFTMAXES) or not is_kind(
-        end.operation, "Activation", "Dense", "Conv2D", "EinsumDense"
-    ):
-        return
-    name = getattr(activation, "__name__", activation)
-    refuse(
-        end.operation,
-        f"ends the model with activation {name!r}; give the classifier activation=None",
-    )
+    if end.has_other_activation:
+        name = getattr(end.operation_activation, "__name__", end.operation_activation)
+        refuse(
+            end.operation,
+            f"ends the model with activation {name!r}; give the classifier activation=None",
+        )
 
 
 def refuse(operation, reason):

@@ -9,6 +9,7 @@ where it must; the head is then applied through the model's own layers.
 import collections
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,7 @@ from keras_sdd.regions import (
     is_linear,
 )
 
+_logger = logging.getLogger("keras_sdd")
 _LINEAR = keras.activations.linear
 _OF_REGIONS = (RegionPooling, RegionNorm, RegionOperation, RegionClassifier, LogProbability)
 _DROPOUTS = ("Dropout", "GaussianDropout", "GaussianNoise")
@@ -116,7 +118,8 @@ def check_classifier(model):
     else:
         fault = (
             "is subclassed: its layers cannot be searched. Build it as a functional model, or let "
-            '`call` return {"logits", "spatial_logits"} and use keras.Model(inputs, model(inputs))'
+            '`call` return {"logits", "spatial_logits"} and use keras.Model(inputs, model(inputs)).'
+            " For scales=(1,) that will do whatever `call` returns"
         )
     raise ValueError(f"The model {model.name!r} ({type(model).__name__}) {fault}.")
 
@@ -259,6 +262,11 @@ def find_logits(model):
     layer takes none.
     """
     end = find_end(class_logits(model))
+    if end.has_other_activation:
+        _logger.warning(
+            "The outputs of %r are taken as logits, though %r ends it with an activation.",
+            model.name, end.operation.name,
+        )  # fmt: skip
     vectors = [x for x, _ in end.inputs if is_vector(x)]
     vector = end.lift_inputs()[0] if len(vectors) == len(end.inputs) == 1 else None
     return end.find_logits(), vector
@@ -301,8 +309,12 @@ def _build_any(search, frozen):
     positions: dict = {}
     for key, call in search.made.items():
         if isinstance(call, Pooling):
+            pool, features = _pool(call, names), call.lift_features()
+            positions[key] = pool(features)
             vectors[key] = call.lift_vector()
-            positions[key] = _pool(call, names)(call.lift_features())
+            if call.kind == "maximum":  # of which the gradient is safe on JAX
+                whole = pool.at((1,), "direct", f"{pool.name}_whole")(features)
+                vectors[key] = layers.Flatten(dtype=whole.dtype, name=f"{pool.name}_vector")(whole)
             continue
         layer = _stand_in(search, call, names, frozen)
         own, everywhere = ([x[key_of(*y)] for y in call.inputs] for x in (vectors, positions))
@@ -321,8 +333,11 @@ def _build_any(search, frozen):
 
 
 def _pool(pooling, names):
-    own = pooling.kind in ("maximum", "own")
-    operation, arguments = (pooling.operation, pooling.arguments()) if own else (None, None)
+    operation = arguments = None
+    if pooling.kind == "maximum":
+        operation = "maximum"
+    elif pooling.kind == "own":
+        operation, arguments = pooling.operation, pooling.arguments()
     options = {"dtype": pooling.output.dtype, "name": _name(pooling.operation, names)}
     return RegionPooling(operation, arguments, pooling.layout, **options)
 

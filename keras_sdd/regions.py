@@ -180,7 +180,7 @@ class RegionPooling(_OwnOperation):
     """The classifier's own pooling of every region: features to (B, N, C), or (B, H, W, C).
 
     Args:
-        operation, arguments: what pools; None for the average.
+        operation, arguments: what pools; `"maximum"`, or None for the average.
         layout: of the features: `"channels_last"` (B, H, W, C), `"channels_first"` (B, C, H, W),
             or `"tokens"` (B, T, C), of which the last H * H, row by row, are the map.
         scales: as for `keras_sdd.pool_cells`; None for every position.
@@ -211,6 +211,8 @@ class RegionPooling(_OwnOperation):
         maps = self._as_maps(features)
         if self.average is not None:
             return self.average(maps)
+        if self.scales is None and self.operation == "maximum":
+            return maps
         if self.operation is None:
             return maps if self.scales is None else pool_cells(maps, self.scales, self.pooling)
         if self.scales is None:
@@ -223,7 +225,7 @@ class RegionPooling(_OwnOperation):
 
     def compute_output_shape(self, input_shape):
         *around, channels = self._map_shape(input_shape)
-        if self.operation is not None:
+        if self.operation not in (None, "maximum"):
             channels = math.prod(self.compute_pooled_shape(1, channels))
         if self.scales is not None:
             return (around[0], sum(m * m for m in self.scales), channels)
@@ -258,6 +260,11 @@ class RegionPooling(_OwnOperation):
 
     def _pool(self, maps):
         """Pool maps (B, H, W, C) to vectors (B, C), in the layout that the operation takes."""
+        if self.operation == "maximum":
+            # JAX divides the gradient of a maximum by how many are equal to it: none, if it comes
+            # to compute them anew and rounds otherwise. That of a pooling is of one position.
+            vectors = ops.max_pool(maps, maps.shape[1:3], 1, data_format="channels_last")
+            return ops.reshape(vectors, (-1, maps.shape[3]))
         if self.layout == "channels_first":
             maps = ops.transpose(maps, (0, 3, 1, 2))
         elif self.layout == "tokens":

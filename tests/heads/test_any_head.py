@@ -334,6 +334,23 @@ def test_gradients_reach_all_layers_of_a_student():
         assert np.abs(np.asarray(ops.convert_to_numpy(variable)) - old).max() > 0, variable.path
 
 
+@pytest.mark.parametrize("scales", [(1, 2, 4), (2,), (1,)])
+def test_a_student_that_pools_by_maximum_trains(scales):
+    """Where JAX computes a map again and rounds otherwise, no position equals the maximum."""
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((16, 16, 3))
+    for width in (8, 16):
+        x = layers.Conv2D(width, 3, strides=2, padding="same")(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    student = keras.Model(inputs, dense()(maximum()(x)))
+    x = layers.Conv2D(8, 3, strides=2, padding="same")(inputs)
+    distiller = SDDDistiller(keras.Model(inputs, dense()(average()(x))), student, scales=scales)
+    distiller.compile(keras.optimizers.SGD(0.01), jit_compile=BACKEND == "jax")
+    images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype("float32")
+    logs = distiller.fit(images, np.arange(16) % NUM_CLASSES, 8, verbose=0).history
+    assert np.isfinite(logs["loss"]).all()
+
+
 @pytest.mark.parametrize("options", [{}, {"fold_teacher": False}, {"teacher_dtype": "bfloat16"}])
 @pytest.mark.parametrize("name", ["batch norm", "MobileNetV3", "maximum", "averaged heads"])
 def test_folding_and_precision_keep_a_teachers_cells(name, options):

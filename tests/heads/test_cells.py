@@ -8,7 +8,7 @@ import pytest
 from builders import NUM_CLASSES, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 
 from heads.assertions import (
     assert_close,
@@ -73,6 +73,96 @@ def test_scale_one_takes_any_classifier(name, activation):
     np.testing.assert_array_equal(outputs["cells"][:, 0], outputs["logits"])
     assert outputs["cells"].shape == (3, 1, NUM_CLASSES)
     assert_shares_weights(exposed, model)
+
+
+def two_bodies():
+    inputs, x = features()
+    return inputs, [average()(x), layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(inputs))]
+
+
+def ensemble(join, activation=None):
+    def build():
+        inputs, parts = two_bodies()
+        return keras.Model(inputs, join([layers.Dense(NUM_CLASSES, activation)(x) for x in parts]))
+
+    return build
+
+
+def without_regions(*head):
+    return functional(layers.Flatten(), layers.Dense(4, "relu"), *head)
+
+
+class Opaque(layers.Layer):
+    def build(self, input_shape):
+        self.body, self.last = layers.Conv2D(4, 3), dense()
+
+    def call(self, x):
+        return self.last(ops.mean(self.body(x), (1, 2)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.body = Opaque()
+
+    def call(self, x):
+        return self.body(x)
+
+
+def wrapped(operation):
+    inputs = keras.Input((12, 12, 3))
+    return keras.Model(inputs, operation(inputs))
+
+
+def quantized(activation):
+    model = without_regions(dense(activation))
+    model.get_layer("predictions").quantize("int8")
+    return model
+
+
+# Name: builder, and whether the model gives probabilities, of which the logits are the logarithm.
+ANY_END = {
+    "ensemble of logits": (ensemble(layers.Average()), False),
+    "ensemble of probabilities": (ensemble(layers.Average(), "softmax"), True),
+    "weighted ensemble": (ensemble(lambda x: 0.3 * x[0] + 0.7 * x[1], "softmax"), True),
+    "product of experts": (ensemble(layers.Multiply(), "softmax"), True),
+    "part of the classes": (
+        lambda: wrapped(lambda x: without_regions(layers.Dense(8))(x)[:, 1:4]), False,
+    ),
+    "part of the probabilities": (
+        lambda: wrapped(
+            lambda x: ops.take(without_regions(layers.Dense(8, "softmax"))(x), [5, 2], -1)
+        ),
+        True,
+    ),
+    "calibrated": (lambda: wrapped(lambda x: without_regions(dense())(x) / 1.7), False),
+    "calibrated by a layer": (
+        lambda: without_regions(dense(), layers.Rescaling(0.4), layers.Softmax()), True,
+    ),
+    "quantized": (lambda: quantized(None), False),
+    "quantized with a softmax": (lambda: quantized("softmax"), True),
+    "opaque": (lambda: wrapped(Opaque()), False),
+    "subclassed": (lambda: wrapped(Subclassed()), False),
+    "Lambda": (lambda: without_regions(layers.Lambda(lambda x: x * 2.0)), False),
+    "sigmoid": (lambda: without_regions(dense("sigmoid")), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ANY_END)
+def test_scale_one_takes_whatever_a_classifier_ends_in(name, caplog):
+    build, gives_probabilities = ANY_END[name]
+    model = randomize(build())
+    images = draw_images(model)
+    outputs, expected = call(expose_cells(model, (1,)), images), call(model, images)
+    logits = outputs["logits"]
+    if gives_probabilities:
+        assert (expected >= 0).all() and np.ptp(logits) > 1e-3
+        expected = expected / expected.sum(-1, keepdims=True)
+        assert_close(softmax(logits), expected, 1e-5)
+    else:
+        assert_close(logits, expected)
+    np.testing.assert_array_equal(outputs["cells"][:, 0], logits)
+    assert ("taken as logits" in caplog.text) == (name == "sigmoid")
 
 
 def test_scale_one_takes_vgg():
