@@ -3,7 +3,8 @@
     KERAS_BACKEND=tensorflow python examples/list_heads.py --libraries=keras,keras_hub
 
 For each it says how the logits of regions are found, or why there are none. Models are built with
-random weights. Under PyTorch, Keras 3.15 does not build NASNetMobile.
+random weights, in two minutes. KerasHub is needed (`pip install keras-hub`), and TensorFlow
+or JAX: under PyTorch, Keras 3.15 does not build NASNetMobile.
 """
 
 import gc
@@ -35,9 +36,9 @@ _INTRODUCTION = f"""\
 
 How regions of scales {SCALES} get logits in the classifiers of {{names}}:
 
-- **{LINEAR}**: cells are means of a map of logits, and the image's logits are the mean of the map.
+- **{LINEAR}**: cells are means of a map of logits, as the image's logits are.
 - **{OWN}**: each region is pooled and classified as the model does with the whole map.
-- **{PATCHES}**: likewise, with `expose_spatial_logits(model, patch_tokens=True)` for the model.
+- **{PATCHES}**: likewise, of `expose_spatial_logits(model, patch_tokens=True)`.
 - **{REFUSED}**: no region has logits of its own; `scales=(1,)` still gives plain distillation.
 
 The head is what comes from the pooling on, without dropout and reshapes.

@@ -39,7 +39,10 @@ def build_cnn(size, num_classes):
 
 
 def train(teacher, student, images, labels):
-    """Train an epoch of two steps; return the distiller and the names of weights that stay."""
+    """Train an epoch of two steps; return the paths of weights that stay as they were.
+
+    None should: no bias of these students comes right before a batch norm, which would take it out.
+    """
     distiller = SDDDistiller(teacher, student, scales=(1, 2, 4))
     distiller.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
     fixed = [to_numpy(v) for v in teacher.weights]
