@@ -66,6 +66,18 @@ def check_integers(least, **values):
             )
 
 
+def check_marker(name, value):
+    """Return `value` if it is None or an integer, of any sign.
+
+    Raises:
+        ValueError: otherwise, naming the argument.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if value is not None and not whole:
+        raise ValueError(f"`{name}` must be an integer or None. Received: {name}={value!r}")
+    return None if value is None else int(value)
+
+
 def check_known(kind, name, value, known):
     """Return `value` if it is one of the names `known`.
 

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_sdd import _backend
-from keras_sdd._checks import check_number, check_word
+from keras_sdd._checks import check_marker, check_number, check_word
 from keras_sdd._devices import check_prepared
 from keras_sdd.callbacks import TellNaN, add_callback
 from keras_sdd.first_batch import peek
@@ -75,7 +75,7 @@ class Distiller(keras.Model):
         self.terms = check_terms(terms)
         self.fold_teacher = bool(fold_teacher)
         self.teacher_dtype = teacher_dtype
-        self.ignore_class = ignore_class
+        self.ignore_class = check_marker("ignore_class", ignore_class)
         if teacher_dtype is not None:
             check_word("teacher_dtype", teacher_dtype, ("float32", "bfloat16", "float16"))
         weight = check_number("student_loss_weight", student_loss_weight)
@@ -210,6 +210,7 @@ class Distiller(keras.Model):
         if self.compiled:
             check_prepared(self)
         self._weigh_classes(class_weight)
+        self._frozen.follow(anyway=True)
         x, images, targets = peek(x, y)
         self._check_batch(images, targets)
         self._has_labels = images is None or self._find_labels(targets) is not None
@@ -227,13 +228,13 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
-    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Train on one batch, as `keras.Model.train_on_batch` does."""
         self._weigh_classes(class_weight)
         self._has_labels = self._find_labels(y) is not None
         if self.train_function is None:
             self._frozen.check(x)
-        return super().train_on_batch(x, y, sample_weight, **kwargs)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def _find_labels(self, targets):
         return targets.get("labels") if isinstance(targets, dict) else targets
@@ -265,6 +266,7 @@ class Distiller(keras.Model):
         """Keras's, which `train_on_batch` calls in every step and `fit` once."""
         check_prepared(self)
         self.refresh_teacher()
+        self._frozen.follow(anyway=self.train_function is None)
         # What lies between loading and training may have drawn random numbers.
         _backend.set_random_state(self._loaded_random_state)
         return super().make_train_function(force)

@@ -22,6 +22,7 @@ from keras_sdd.regions import (
 )
 
 _LINEAR = keras.activations.linear
+_LOG_SOFTMAXES = (keras.activations.log_softmax, keras.ops.log_softmax)
 _CLASSIFIERS = ("Activation", "Dense", "Conv2D", "EinsumDense")
 _RESHAPES = ("Reshape", "Flatten", "Identity", "Squeeze", "Cast")
 # What leaves probabilities proportional to some.
@@ -103,7 +104,7 @@ class End(Call):
     @property
     def has_other_activation(self):
         """Whether the layer ends in an activation that makes no logits and is no softmax."""
-        plain = self.operation_activation in (None, _LINEAR, *SOFTMAXES)
+        plain = self.operation_activation in (None, _LINEAR, *SOFTMAXES, *_LOG_SOFTMAXES)
         return not plain and is_kind(self.operation, *_CLASSIFIERS)
 
     def find_logits(self):

@@ -89,11 +89,14 @@ class FrozenTeacher:
         """Those that the step reads."""
         return self.model.variables
 
-    def follow(self):
-        """Bring copied weights up to date where the step does not compute them itself."""
+    def follow(self, anyway=False):
+        """Bring copied weights up to date where the step does not compute them itself.
+
+        With `anyway` also where no version tells of a change, as after an exchange of devices.
+        """
         if self.copy is not None and _backend.TELLS_VERSIONS:
             versions = _backend.read_versions(self.copy.variables)
-            if versions != self._versions:
+            if anyway or versions != self._versions:
                 self.copy.refresh()
                 self._versions = versions
 

@@ -572,6 +572,8 @@ def test_bad_models(build, match):
         ({"consistency": "labels"}, "consistency"),
         ({"pooling": "max"}, "pooling"),
         ({"reduction": "batchmean"}, "reduction"),
+        ({"ignore_class": "none"}, "ignore_class"),
+        ({"ignore_class": -1.0}, "ignore_class"),
         ({"distillation_loss": "kd"}, "distillation_loss|loss='kd'"),
         ({"distillation_loss": keras.losses.KLDivergence()}, "LogitLoss"),
     ],

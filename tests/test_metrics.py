@@ -46,8 +46,8 @@ def build(metrics, softmax=True, **options):
     keras.utils.set_random_seed(7)
     student = build_cnn(4, softmax=softmax)
     distiller = SDDDistiller(build_cnn(8), student, **options)
-    distiller.compile("sgd", metrics=metrics(), jit_compile=False)
-    student.compile("sgd", loss=largest, metrics=metrics(), jit_compile=False)
+    distiller.compile("sgd", metrics=metrics(), jit_compile=BACKEND == "jax")
+    student.compile("sgd", loss=largest, metrics=metrics(), jit_compile=BACKEND == "jax")
     return student, distiller
 
 

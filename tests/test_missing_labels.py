@@ -56,8 +56,10 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize(
+    ("kind", "weighted"),
+    [("integers", True), ("a column", False), ("bytes", False), ("one-hot", True), ("soft", False)],
+)
 def test_the_supervised_loss_is_that_of_the_labelled_images(kind, weighted):
     ignore_class = 255 if kind == "bytes" else -1
     labels, there = mark(LABELS[kind], ignore_class=ignore_class), ~MISSING
@@ -70,7 +72,9 @@ def test_the_supervised_loss_is_that_of_the_labelled_images(kind, weighted):
         distiller = SDDDistiller(
             build_cnn(8, "teacher"), student, distillation_weight=0.0, **options
         )
-        distiller.compile(keras.optimizers.SGD(0.1), metrics=["accuracy"], jit_compile=False)
+        distiller.compile(
+            keras.optimizers.SGD(0.1), metrics=["accuracy"], jit_compile=BACKEND == "jax"
+        )
         sample_weight = None if weights is None else weights[kept]
         logs = fit(distiller, X[kept], labels[kept], sample_weight=sample_weight)
         scores = distiller.evaluate(
@@ -100,8 +104,9 @@ def test_losses_of_another_reduction(reduction):
     np.testing.assert_allclose(logs["student_loss"], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", [KD(), DKD(), NKD()], ids=repr)
-@pytest.mark.parametrize("consistency", ["label", "global"])
+@pytest.mark.parametrize(
+    ("loss", "consistency"), [(KD(), "label"), (DKD(), "global"), (NKD(), "label")], ids=str
+)
 def test_the_teachers_prediction_stands_in(loss, consistency):
     options = {"distillation_loss": loss, "consistency": consistency, "student_loss_weight": 0.0}
     distiller = rebuild(ignore_class=-1, **options)
@@ -110,18 +115,20 @@ def test_the_teachers_prediction_stands_in(loss, consistency):
     expected = fit(rebuild(**options), y=np.where(MISSING, predicted, Y))
     for name in ("distillation_loss", "complementary_fraction", "teacher_agreement"):
         np.testing.assert_allclose(logs[name], expected[name], rtol=1e-6)
+    if not isinstance(loss, KD):
+        return
     rows = np.eye(NUM_CLASSES, dtype="float32")[Y]
     logs = fit(rebuild(ignore_class=-1, **options), y=mark(rows))
     np.testing.assert_allclose(logs["distillation_loss"], expected["distillation_loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("weight", [1.0, None])
-def test_only_labelled_samples_change_nothing(weight):
-    weights = None if weight is None else np.random.default_rng(1).uniform(0.5, 2, len(X))
+@pytest.mark.parametrize("weighted", [True, False])
+def test_only_labelled_samples_change_nothing(weighted):
+    weights = np.random.default_rng(1).uniform(0.5, 2, len(X)) if weighted else None
     runs = []
     for options in ({}, {"ignore_class": -1}):
         distiller = rebuild(distillation_loss=DKD(), **options)
-        logs = fit(distiller, batch_size=7, epochs=2, sample_weight=weights)
+        logs = fit(distiller, batch_size=9, sample_weight=weights)
         runs.append((copy_weights(distiller.student), logs))
     for value, expected in zip(runs[1][0], runs[0][0], strict=True):
         np.testing.assert_array_equal(value, expected)
