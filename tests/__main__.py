@@ -47,6 +47,7 @@ def main():
     summary = []
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
         jobs = [(backend, part) for part in PARTS for backend in BACKENDS]
+        jobs.sort(key=lambda job: job[0] == "torch")  # the shortest last
         runs = {pool.submit(run_part, *job): " ".join(job) for job in jobs}
         print(f"Testing on {', '.join(BACKENDS)}; this takes some minutes.", flush=True)
         for run in concurrent.futures.as_completed(runs):

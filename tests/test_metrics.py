@@ -51,8 +51,9 @@ def build(metrics, softmax=True, **options):
     return student, distiller
 
 
-@pytest.mark.parametrize("ignore_class", [None, -1])
-@pytest.mark.parametrize("labels", [ROWS, Y], ids=["rows", "classes"])
+@pytest.mark.parametrize(
+    ("labels", "ignore_class"), [(ROWS, None), (Y, -1)], ids=["rows", "classes"]
+)
 def test_a_student_with_a_softmax_gets_what_it_gives_itself(labels, ignore_class):
     table = OF_ROWS if labels.ndim == 2 else OF_CLASSES
     student, distiller = build(

@@ -142,6 +142,15 @@ HEADS = {
 }
 
 
+# JAX compiles every operation of every model: there, one of each kind.
+TRIED = [
+    name
+    for name in HEADS
+    if BACKEND != "jax"
+    or name in ("batch norm", "MobileNetV3", "maximum", "two poolings", "residual", "nested head")
+]
+
+
 def pool_by_hand(maps, kind, scale):
     """(B, m * m, C) by NumPy: the mean or another reduction of adaptive bins, in float64."""
     reduce = {
@@ -197,7 +206,7 @@ def normalize(outputs, model):
     return outputs if is_softmax else softmax(outputs)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", TRIED)
 def test_cells_are_the_head_of_pooled_regions(name):
     model = randomize(HEADS[name]())
     images = draw_images(model)
@@ -222,7 +231,7 @@ def _is_map(x):
     return len(x.shape) == 4 and x.shape[1] * x.shape[2] > 1
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", TRIED)
 def test_exposed_models_say_the_same_and_are_saved(name, tmp_path):
     model = randomize(HEADS[name]())
     images = draw_images(model)
