@@ -210,7 +210,8 @@ class Distiller(keras.Model):
         if self.compiled:
             check_prepared(self)
         self._weigh_classes(class_weight)
-        self._frozen.follow(anyway=True)
+        if self.train_function is not None:  # else `make_train_function` does it
+            self._frozen.follow(anyway=True)
         x, images, targets = peek(x, y)
         self._check_batch(images, targets)
         self._has_labels = images is None or self._find_labels(targets) is not None

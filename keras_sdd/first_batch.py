@@ -1,4 +1,7 @@
-"""A look at the first batch of a data set before training, that costs the training nothing."""
+"""A look at the first batch of a data set before training, which loses no batch.
+
+A `tf.data.Dataset` begins one more pass for it: where each is shuffled anew, fit has the next.
+"""
 
 import itertools
 import types

@@ -48,8 +48,8 @@ class Network:
     Args:
         model: a built functional or Sequential classifier of one output (B, K), or of outputs
             `{"logits": (B, K), "spatial_logits": (B, H, W, K)}`.
-        frozen: whether it runs in inference mode alone, as a teacher does: a batch norm between
-            pooling and classifier is linear then, and leaves the regions logits of their own.
+        frozen: whether it runs in inference mode alone, as a teacher does: layers that keep
+            statistics in the head, or move pixels at random, do no harm then.
 
     Raises:
         ValueError: if `model` is no such classifier.
@@ -102,9 +102,8 @@ class Network:
     def cells(self, scales, pooling="direct"):
         """(B, N, K): the logits of the regions, as `keras_sdd.pool_cells` orders them.
 
-        The features are pooled first and classified after: the same values, as the classifier is
-        linear, for N instead of H * W projections per image. With `scales` (1,) any head will do:
-        the one cell is the logits.
+        Regions are pooled first and classified after, N for H * W positions, by the model's own
+        pooling and head. With `scales` (1,) any head will do: the one cell is the logits.
 
         Raises:
             ValueError: if regions have no logits, with the layer in the way and the remedy.

@@ -20,7 +20,9 @@ import keras_hub_classifiers  # noqa: E402
 import list_heads  # noqa: E402
 
 if BACKEND != "torch":
-    pytest.skip("graphs are alike on all backends, and built fastest here", allow_module_level=True)
+    pytest.skip(
+        "graphs are alike on all backends, and built fastest on PyTorch", allow_module_level=True
+    )
 
 REMEDY = "docs/heads.md is out of date: run `python examples/list_heads.py`"
 ROWS = {
