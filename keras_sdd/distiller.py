@@ -105,7 +105,7 @@ class Distiller(keras.Model):
     def _read_networks(self):
         """Let the terms read both networks, and build what a step runs: one model of each."""
         student = Network(with_size_of(self.student, self.teacher))
-        read = self._read_teacher()
+        read = self._read_teacher(student)
         learned = {x.name: check_reading(x, x.read_student(student)) for x in self.terms}
         self._view = student  # of what the student owns, in an object that Keras does not look into
         student.select({"logits": student.logits} | learned)
@@ -113,9 +113,11 @@ class Distiller(keras.Model):
             readings = (read[term.name], learned[term.name])
             term.build(*({name: x.shape for name, x in part.items()} for part in readings))
 
-    def _read_teacher(self):
+    def _read_teacher(self, student):
         """Let the terms read the teacher, and build what a step runs of it."""
         teacher = Network(with_size_of(self.teacher, self.student), frozen=True)
+        for term in self.terms:
+            term.choose(teacher, student)
         read = {x.name: check_reading(x, x.read_teacher(teacher)) for x in self.terms}
         knows = any(type(x).find_teacher_logits is not Term.find_teacher_logits for x in self.terms)
         if self.ignore_class is not None and not knows:
@@ -212,6 +214,7 @@ class Distiller(keras.Model):
         self._weigh_classes(class_weight)
         if self.train_function is not None:  # else `make_train_function` does it
             self._frozen.follow(anyway=True)
+        y = self._number_samples(x, y)
         x, images, targets = peek(x, y)
         self._check_batch(images, targets)
         self._has_labels = images is None or self._find_labels(targets) is not None
@@ -237,6 +240,14 @@ class Distiller(keras.Model):
             self._frozen.check(x)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
+    def _number_samples(self, x, y):
+        """Targets of arrays with the number of each row, where a term asks for it."""
+        wanted = any(term.needs_ids for term in self.terms)
+        targets = self.name_targets(y)
+        if not wanted or "ids" in targets or not hasattr(x, "shape"):
+            return y
+        return targets | {"ids": np.arange(len(x), dtype="int32")}
+
     def _find_labels(self, targets):
         return targets.get("labels") if isinstance(targets, dict) else targets
 
@@ -249,6 +260,8 @@ class Distiller(keras.Model):
         labels = self._find_labels(targets)
         if labels is not None:
             self._supervision.check(labels)
+        for term in self.terms if images is not None else ():
+            term.check_targets(self.name_targets(targets))
         if images is not None and self._frozen.check(images):
             self.train_function = None
 
@@ -260,7 +273,7 @@ class Distiller(keras.Model):
         """
         if self._read_variables != self._identify_teacher():
             with leave_no_trace(self.teacher):
-                self._read_teacher()
+                self._read_teacher(self._view)
             self.train_function = None
 
     def make_train_function(self, force=False):

@@ -8,17 +8,9 @@ import keras
 from keras import layers
 
 from keras_sdd._checks import check_scales, find_near
-from keras_sdd.graphs import (
-    find_bottlenecks,
-    find_calls,
-    is_functional,
-    is_kind,
-    is_vector,
-    lift,
-    rebuild,
-    structure,
-)
+from keras_sdd.graphs import find_calls, is_functional, lift, rebuild, structure
 from keras_sdd.heads import check_classifier, class_logits, find_head, find_logits, is_exposed
+from keras_sdd.stages import find_stages
 
 _logger = logging.getLogger("keras_sdd")
 
@@ -171,16 +163,22 @@ class Network:
 
     @property
     def stages(self):
-        """Paths of the layers that end a map size, from the largest to the pooled one.
+        """Paths of the layers that end the stages, fine to coarse, without the stem.
 
-        Only layers that everything runs through count, so not those of a branch.
+        Of the library's networks those of `keras_sdd.models.stages`, of KerasHub's backbones their
+        pyramid outputs; of other models the last layers of every map size that everything runs
+        through, so not those of a branch.
         """
-        ends = {}
-        for path, node in find_bottlenecks(self.source):
-            x, pads = node.outputs[0], is_kind(node.operation, "ZeroPadding2D")
-            if len(x.shape) == 4 and not is_vector(x) and not pads:
-                ends[tuple(x.shape[2:] if self._channels_first else x.shape[1:3])] = path
-        return list(ends.values())
+        return self._stages[0]
+
+    @property
+    def preactivations(self):
+        """Paths of the same before their activation; where there is none, of the same layers."""
+        return self._stages[1]
+
+    @functools.cached_property
+    def _stages(self):
+        return find_stages(self.source, self._channels_first)
 
     def select(self, outputs):
         """Make one model of all tensors in a nested dict, on the network's inputs: `selection`."""

@@ -14,6 +14,7 @@ from keras_sdd.models.shufflenet_v1 import build_shufflenet_v1
 from keras_sdd.models.shufflenet_v2 import build_shufflenet_v2
 from keras_sdd.models.vgg import build_vgg
 from keras_sdd.models.wide_resnet import build_wide_resnet
+from keras_sdd.stages import stages
 
 # Data set: default number of classes and height and width of its RGB images.
 FAMILIES = {"cifar100": (100, 32), "cub200": (200, 224), "imagenet": (1000, 224)}
@@ -101,4 +102,4 @@ def build(name, num_classes=None, input_shape=None, data_format=None):
     return builder(num_classes, input_shape, data_format, name.replace("/", "_"), **options)
 
 
-__all__ = ["FAMILIES", "MODELS", "build"]
+__all__ = ["FAMILIES", "MODELS", "build", "stages"]

@@ -1,8 +1,9 @@
 """The terms of a distillation loss, and the bases for terms of your own."""
 
-from keras_sdd.terms.base import FeatureTerm, Term
+from keras_sdd.terms.base import Term
+from keras_sdd.terms.features import EmbeddingTerm, FeatureTerm
 from keras_sdd.terms.fitnet import FitNet
 from keras_sdd.terms.sdd import SDD
 from keras_sdd.terms.sp import SP
 
-__all__ = ["SDD", "SP", "FeatureTerm", "FitNet", "Term"]
+__all__ = ["SDD", "SP", "EmbeddingTerm", "FeatureTerm", "FitNet", "Term"]

@@ -45,6 +45,8 @@ class Term(Configurable, layers.Layer):
             several devices such a term sees a device's part of the batch, except on JAX.
         storable: whether what it reads of the teacher may be kept on disk by
             `keras_sdd.cache_teacher`, as it depends on the image alone.
+        needs_ids: whether it tells the samples of the data set from each other: targets have
+            `"ids"` then. `fit` with arrays numbers the rows itself.
 
     Raises:
         ValueError: if `weight` or `warmup_steps` is negative or not finite.
@@ -52,6 +54,7 @@ class Term(Configurable, layers.Layer):
 
     relates_samples = False
     storable = True
+    needs_ids = False
 
     def __init__(self, weight=1.0, warmup_steps=0, name=None):
         super().__init__(name=name or _name_after(type(self)), dtype="float32")
@@ -72,6 +75,9 @@ class Term(Configurable, layers.Layer):
     def warmup_steps(self):
         """Number of steps over which the weight grows; fixed, as it is part of the program."""
         return self._warmup_steps
+
+    def choose(self, teacher, student):
+        """Look at both networks, before either is read."""
 
     def read(self, network):
         """Choose what the term reads of a network, both alike; or write the two methods below.
@@ -112,6 +118,15 @@ class Term(Configurable, layers.Layer):
             f"{type(self).__name__} must implement `call(teacher, student, targets)`."
         )
 
+    def check_targets(self, targets):
+        """Raise a ValueError if the targets of a first batch, a dict of arrays, will not do."""
+        if self.needs_ids and "ids" not in targets:
+            raise ValueError(
+                f"{self.name!r} needs the number of every sample in the data set: give arrays to "
+                'fit, or targets {"labels": ..., "ids": ...}, as keras_sdd.data.load has them '
+                f"with_ids=True. Received: targets {sorted(targets)}"
+            )
+
     def find_teacher_logits(self, teacher):
         """The teacher's logits (B, K) of the whole image, if they are in what the term reads.
 
@@ -150,76 +165,6 @@ class Term(Configurable, layers.Layer):
 
     def get_build_config(self):
         return None  # the distiller builds its terms, from its two models
-
-
-class FeatureTerm(Term):
-    """A term that compares layers of both networks in pairs; base of the simple ones.
-
-    A term of your own is a subclass with one method:
-
-    ```python
-    @keras.saving.register_keras_serializable()
-    class ChannelMeans(keras_sdd.terms.FeatureTerm):
-        def compare(self, teacher_map, student_map):
-            teacher, student = (keras.ops.mean(x, axis=-1) for x in (teacher_map, student_map))
-            return keras.ops.mean((teacher - student) ** 2, axis=(1, 2))
-    ```
-
-    Args:
-        layers: pairs (teacher's, student's) of names, or layers; a name may be the end of a path,
-            as in `"backbone/conv1"`. The term is the sum over the pairs. None lets the term choose:
-            by default the last map of both.
-        weight, warmup_steps, name: as for `Term`.
-
-    Raises:
-        ValueError: if `layers` is no list of pairs.
-    """
-
-    def __init__(self, layers=None, weight=1.0, warmup_steps=0, name=None):
-        super().__init__(weight, warmup_steps, name)
-        self.layers = None if layers is None else _name_pairs(layers)
-        self._teacher_layers: list = []
-
-    def choose_layers(self, network):
-        """Names of the layers of a network that the term compares, where none are given."""
-        return network.stages[-1:]
-
-    def compare(self, teacher_map, student_map):
-        """Compute the term of one pair of layers.
-
-        Args:
-            teacher_map, student_map: float tensors (B, ...), maps as (B, H, W, C).
-
-        Returns:
-            (B,) or ().
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} must implement `compare(teacher_map, student_map)`."
-        )
-
-    def read_teacher(self, network):
-        self._teacher_layers = self._list_layers(network, 0)
-        return _read(network, self._teacher_layers)
-
-    def read_student(self, network):
-        return _read(network, self._list_layers(network, 1))
-
-    def call(self, teacher, student, targets):
-        return sum(self.compare(teacher[name], student[name]) for name in teacher)
-
-    def identify_reading(self):
-        return {"layers": list(self._teacher_layers)}
-
-    def _list_layers(self, network, side):
-        if self.layers is not None:
-            return [pair[side] for pair in self.layers]
-        names = list(self.choose_layers(network))
-        if not names:
-            raise ValueError(
-                f"{self.name!r} finds no maps to compare; name layers=[(teacher's, student's)]. "
-                f"Received: the model {network.source.name!r}"
-            )
-        return names
 
 
 def check_terms(terms):
@@ -267,25 +212,7 @@ def to_number(variable):
     return float(str(ops.convert_to_numpy(variable)))
 
 
-def _read(network, names):
-    return {f"map{i}": network.feature(name) for i, name in enumerate(names)}
-
-
 def _name_after(cls):
     """`EmbeddingDistance` to `embedding_distance_loss`: the same in every process."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__)
     return f"{words.lower().strip('_')}_loss"
-
-
-def _name_pairs(pairs):
-    """Names of pairs of layers. Names alone: a term must not own the layers of the networks."""
-    try:
-        named = [tuple(getattr(x, "name", x) for x in pair) for pair in pairs]
-    except TypeError:
-        named = []
-    if not named or not all(len(x) == 2 and all(isinstance(y, str) for y in x) for x in named):
-        raise ValueError(
-            "`layers` must be a list of pairs, the teacher's layer and the student's, each a name "
-            f"or a layer. Received: layers={pairs!r}"
-        )
-    return named

@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from keras_sdd.normalization import BatchNorm
-from keras_sdd.terms.base import FeatureTerm
+from keras_sdd.terms.features import FeatureTerm, match_stages
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -19,7 +19,7 @@ class FitNet(FeatureTerm):
     It compares one pair; further hints are terms of their own, with weights of their own.
 
     Args:
-        layers: one pair; by default the last layers of the last map size but one.
+        layers: one pair; by default the ends of the second stages.
         weight: factor in the loss; that of the public programs.
         warmup_steps, name: as for `FeatureTerm`.
 
@@ -38,8 +38,8 @@ class FitNet(FeatureTerm):
                 f" Received: layers={layers!r}"
             )
 
-    def choose_layers(self, network):
-        return network.stages[-2:][:1]
+    def choose_pairs(self, teacher, student):
+        return match_stages(teacher, student)[:2][-1:]
 
     def read_student(self, network):
         network.check_places("maps")

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_sdd.terms.base import FeatureTerm
+from keras_sdd.terms.features import FeatureTerm
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")

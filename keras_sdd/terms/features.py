@@ -1,0 +1,126 @@
+"""Terms that compare layers, or embeddings, of both networks in pairs."""
+
+import math
+
+from keras_sdd.terms.base import Term
+
+
+class FeatureTerm(Term):
+    """A term that compares layers of both networks in pairs; base of the simple ones.
+
+    A term of your own is a subclass with one method:
+
+    ```python
+    @keras.saving.register_keras_serializable()
+    class ChannelMeans(keras_sdd.terms.FeatureTerm):
+        def compare(self, teacher_map, student_map):
+            teacher, student = (keras.ops.mean(x, axis=-1) for x in (teacher_map, student_map))
+            return keras.ops.mean((teacher - student) ** 2, axis=(1, 2))
+    ```
+
+    Args:
+        layers: pairs (teacher's, student's) of names, or layers; a name may be the end of a path,
+            as in `"backbone/conv1"`. The term is the sum over the pairs. None lets the term choose:
+            by default the last map of both.
+        weight, warmup_steps, name: as for `Term`.
+
+    Raises:
+        ValueError: if `layers` is no list of pairs.
+    """
+
+    def __init__(self, layers=None, weight=1.0, warmup_steps=0, name=None):
+        super().__init__(weight, warmup_steps, name)
+        self.layers = None if layers is None else _name_pairs(layers)
+        self._pairs: list = []
+
+    def choose_pairs(self, teacher, student):
+        """Choose what to compare where no layers are given: pairs of names of layers."""
+        return [(x, y) for x, y in zip(teacher.stages[-1:], student.stages[-1:], strict=False)]
+
+    def choose(self, teacher, student):
+        self._pairs = list(self.layers or self.choose_pairs(teacher, student))
+        if not self._pairs:
+            raise ValueError(
+                f"{self.name!r} finds no maps to compare; name layers=[(teacher's, student's)]. "
+                f"Received: the models {teacher.source.name!r} and {student.source.name!r}"
+            )
+
+    def compare(self, teacher_map, student_map):
+        """Compute the term of one pair of layers.
+
+        Args:
+            teacher_map, student_map: float tensors (B, ...), maps as (B, H, W, C).
+
+        Returns:
+            (B,) or ().
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `compare(teacher_map, student_map)`."
+        )
+
+    def read_teacher(self, network):
+        return self._read(network, 0)
+
+    def read_student(self, network):
+        return self._read(network, 1)
+
+    def _read(self, network, side):
+        return {f"map{i}": network.feature(pair[side]) for i, pair in enumerate(self._pairs)}
+
+    def call(self, teacher, student, targets):
+        return sum(self.compare(teacher[name], student[name]) for name in teacher)
+
+    def identify_reading(self):
+        return {"layers": [pair[0] for pair in self._pairs]}
+
+
+class EmbeddingTerm(FeatureTerm):
+    """A `FeatureTerm` that compares what both classifiers read, where no layers are named."""
+
+    def choose(self, teacher, student):
+        if self.layers is not None:
+            super().choose(teacher, student)
+
+    def _read(self, network, side):
+        return super()._read(network, side) or {"embedding": network.embedding}
+
+
+def match_stages(teacher, student):
+    """Pairs of names of the layers that end the stages of two networks.
+
+    Where one has more stages, those of the nearest sizes are compared, all in their order; of
+    equally near ones the first.
+    """
+    sides = [teacher.stages, student.stages]
+    count = min(map(len, sides))
+    sizes = [
+        [_measure(network.feature(name)) for name in names]
+        for network, names in zip((teacher, student), sides, strict=True)
+    ]
+
+    def distance(starts):
+        pairs = zip(*(x[i : i + count] for x, i in zip(sizes, starts, strict=True)), strict=True)
+        return sum(abs(x - y) for x, y in pairs)
+
+    first, second = (range(len(names) - count + 1) for names in sides)
+    starts = min(((i, j) for i in first for j in second), key=distance)
+    return list(zip(*(x[i : i + count] for x, i in zip(sides, starts, strict=True)), strict=True))
+
+
+def _measure(maps):
+    """The logarithm of the height of a map (B, H, W, C); 0 where it is unknown."""
+    return math.log2(maps.shape[1] or 1)
+
+
+def _name_pairs(pairs):
+    """Names of pairs of layers. Names alone: a term must not own the layers of the networks."""
+    try:
+        named = [tuple(getattr(x, "name", x) for x in pair) for pair in pairs]
+    except TypeError:
+        named = []
+    if not named or not all(len(x) == 2 and all(isinstance(y, str) for y in x) for x in named):
+        raise ValueError(
+            "`layers` must be a list of pairs, the teacher's layer and the student's, each a name "
+            f"or a layer. Received: layers={pairs!r}"
+        )
+    return named
