@@ -1,4 +1,6 @@
-"""Networks: recorded outputs, parameter counts, initialization, sizes, saving, bad arguments."""
+"""Networks: recorded outputs and features, parameter counts, initialization, sizes, saving, bad arguments."""
+
+import json
 
 import keras
 import numpy as np
@@ -12,6 +14,8 @@ from keras_sdd.models.layers import NetworkLayers
 from keras_sdd.normalization import BatchNorm
 
 OUTPUTS = np.load(FIXTURES / "outputs.npz")
+STAGES = np.load(FIXTURES / "stages.npz")
+STAGE_NAMES = json.loads((FIXTURES / "stages.json").read_text())
 # A new network is one row here, its trainable parameters with its family's number of classes, or
 # a recorded state dict and outputs.
 PARAMETERS = {
@@ -83,10 +87,21 @@ def test_outputs_equal_the_recorded_ones(name, data_format):
     model = build_filled(name, data_format=data_format)
     assert count_trainable(model) == record["parameters"]
     images = recorded_images(record["input_shape_nchw"], data_format)
-    outputs = infer(keras_sdd.expose_spatial_logits(model), images)
-    cells = keras_sdd.pool_cells(outputs["spatial_logits"], (1, 2, 4), pooling="nested")
+    network = keras_sdd.Network(model)
+    read = {"logits": network.logits, "cells": network.cells((1, 2, 4), "nested")}
+    names = models.stages(model)
+    for kind in ("feats", "preact_feats"):
+        read |= {f"{kind}/{i}": network.feature(x) for i, x in enumerate(names[kind])}
+    outputs = infer(network.select(read | {"pooled_feat": network.embedding}), images)
     assert_near(outputs["logits"], OUTPUTS[f"{name}/logits"])
-    assert_near(cells, OUTPUTS[f"{name}/cell_logits"])
+    assert_near(outputs["cells"], OUTPUTS[f"{name}/cell_logits"])
+    if name in STAGE_NAMES:
+        assert names == STAGE_NAMES[name]
+        assert_near(outputs["pooled_feat"], STAGES[f"{name}/pooled_feat"])
+    for key in read.keys() & {x.removeprefix(f"{name}/") for x in STAGES.files}:
+        maps = ops.convert_to_numpy(outputs[key])
+        assert_near(maps.mean((1, 2)), STAGES[f"{name}/{key}"])
+        assert_near(np.sqrt((maps**2).mean((1, 2))), STAGES[f"{name}/{key}/rms"])
 
 
 def test_every_network_has_a_row():

@@ -7,8 +7,9 @@ from backends import to_numpy
 from builders import NUM_CLASSES, randomize
 from classifiers import assert_same_weights, build_cnn, copy_weights, draw_data
 from keras import layers
+from networks import build_empty
 
-from keras_sdd import Network, expose_spatial_logits
+from keras_sdd import Network, expose_spatial_logits, models
 
 X, _ = draw_data(6)
 
@@ -143,15 +144,40 @@ def test_stages_end_the_map_sizes():
     inputs = keras.Input((16, 16, 3))
     x = layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
     y = layers.Conv2D(4, 3, padding="same", name="branch")(x)
-    x = layers.ReLU(name="stage1")(layers.Add()([x, y]))
+    x = layers.ReLU(name="stage1")(layers.Add(name="add")([x, y]))
     y = layers.Conv2D(4, 3, strides=2, name="down")(layers.ZeroPadding2D(1)(x))
     x = layers.Conv2D(4, 1, strides=2, name="shortcut")(x)
     x = layers.ReLU(name="stage2")(layers.Add()([x, y]))
     x = layers.Dropout(0.5, name="dropped")(x)
     x = layers.GlobalAveragePooling2D(keepdims=True)(layers.ZeroPadding2D(1)(x))
     model = keras.Model(inputs, layers.Dense(NUM_CLASSES)(layers.Flatten()(x)))
-    assert Network(model).stages == ["stage1", "dropped"]
+    network = Network(model)
+    assert network.stages == ["stage1", "dropped"]
+    assert network.preactivations == ["add", "dropped"]
     assert Network(nest(build_body())).stages[1:] == ["body"]
+
+
+def test_stages_of_the_zoo_are_found_inside_other_models_too():
+    inputs = keras.Input((32, 32, 3))
+    model = build_empty("cifar100/resnet8")
+    around = keras.Model(inputs, model(layers.Rescaling(2.0)(inputs)))
+    names = models.stages(model)
+    inner = {k: [f"cifar100_resnet8/{x}" for x in v] for k, v in names.items() if k[-1] == "s"}
+    assert models.stages(around) == inner | {"pooled_feat": "cifar100_resnet8/avgpool"}
+    network = Network(around)
+    assert network.stages == inner["feats"][1:]
+    assert network.preactivations == inner["preact_feats"][1:]
+    assert network.feature(network.stages[2]).shape[1:] == (8, 8, 64)
+    with pytest.raises(ValueError, match=r"keras_sdd.Network\(model\).stages.*'other'"):
+        models.stages(build_cnn(name="other"))
+
+
+def test_stages_of_a_backbone_are_its_pyramid():
+    """As KerasHub's backbones name them."""
+    body = build_body()
+    body.pyramid_outputs = {"P2": body.get_layer("norm").output, "P3": body.output}
+    assert Network(nest(body)).stages == ["body/norm", "body/second"]
+    assert Network(nest(body)).preactivations == ["body/norm", "body/second"]
 
 
 def test_channels_first_maps_come_channels_last():
