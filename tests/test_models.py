@@ -1,4 +1,4 @@
-"""Networks: recorded outputs and features, parameter counts, initialization, sizes, saving, bad arguments."""
+"""Networks: recorded outputs and features, parameter counts, initialization, sizes, bad input."""
 
 import json
 

@@ -144,7 +144,7 @@ def test_stages_end_the_map_sizes():
     inputs = keras.Input((16, 16, 3))
     x = layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
     y = layers.Conv2D(4, 3, padding="same", name="branch")(x)
-    x = layers.ReLU(name="stage1")(layers.Add(name="add")([x, y]))
+    x = layers.ReLU(name="stage1")(layers.Add(name="sum1")([x, y]))
     y = layers.Conv2D(4, 3, strides=2, name="down")(layers.ZeroPadding2D(1)(x))
     x = layers.Conv2D(4, 1, strides=2, name="shortcut")(x)
     x = layers.ReLU(name="stage2")(layers.Add()([x, y]))
@@ -153,7 +153,7 @@ def test_stages_end_the_map_sizes():
     model = keras.Model(inputs, layers.Dense(NUM_CLASSES)(layers.Flatten()(x)))
     network = Network(model)
     assert network.stages == ["stage1", "dropped"]
-    assert network.preactivations == ["add", "dropped"]
+    assert network.preactivations == ["sum1", "dropped"]
     assert Network(nest(build_body())).stages[1:] == ["body"]
 
 

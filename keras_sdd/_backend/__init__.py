@@ -17,6 +17,8 @@ values; or None where the backend has no such kernel.
 `count_replicas()`: by how many Keras divides losses, so that their sum over replicas is the loss.
 
 `average_over_devices(value)`: the mean over replicas of what each computed in a training step.
+`gather_over_devices(value)`: what all of them computed, (B, ...) of each, one after the other.
+Neither carries a gradient.
 
 `get_random_state()`, `set_random_state(arrays)`: dict of name to array, of the generators that
 layers draw from beside Keras's own, which are variables; empty where there are none.
@@ -36,6 +38,7 @@ read_versions = _module.read_versions
 batch_norm = _module.batch_norm
 count_replicas = _module.count_replicas
 average_over_devices = _module.average_over_devices
+gather_over_devices = _module.gather_over_devices
 get_random_state = _module.get_random_state
 set_random_state = _module.set_random_state
 

@@ -33,6 +33,13 @@ def average_over_devices(value):
     return replica.all_reduce("MEAN", value)
 
 
+def gather_over_devices(value):
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return value
+    return replica.all_gather(value, axis=0)
+
+
 def get_random_state():
     return {}
 

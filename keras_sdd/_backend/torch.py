@@ -40,6 +40,14 @@ def average_over_devices(value):
     return value / distributed.get_world_size()
 
 
+def gather_over_devices(value):
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    parts = [torch.empty_like(value) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, value.detach().contiguous())
+    return torch.cat(parts)
+
+
 def get_random_state():
     # Keras draws the masks of a Dropout without a seed from PyTorch's own generators.
     states = {"torch_generator": torch.get_rng_state()}
