@@ -317,12 +317,12 @@ class Distiller(keras.Model):
                 "The data set carries what some terms read of the teacher, and others have to be "
                 f"there too: make its cache again. Received: nothing for {', '.join(missing)}"
             )
-        sample_weight = self._supervision.weigh(targets.get("labels"), sample_weight)
-        return super().train_step(*state, (x, targets, sample_weight))
+        weights = self._supervision.weigh(targets.get("labels"), _weights(sample_weight))
+        return super().train_step(*state, (x, targets, weights))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The total loss; `y` and `y_pred` are dicts in training, labels and logits otherwise."""
-        targets = self.name_targets(y)
+        targets, sample_weight = self.name_targets(y), _weights(sample_weight)
         labels = targets.get("labels")
         if not isinstance(y_pred, dict):
             if labels is None:
@@ -365,7 +365,7 @@ class Distiller(keras.Model):
         if labels is None:
             results = self.get_metrics_result()
         else:
-            results = super().compute_metrics(x, labels, logits, sample_weight)
+            results = super().compute_metrics(x, labels, logits, _weights(sample_weight))
         return results if training else self._without_training(results)
 
     def evaluate(self, *args, **kwargs):
@@ -473,6 +473,11 @@ class Distiller(keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
+
+
+def _weights(sample_weight):
+    """Those of the samples; Keras repeats those of arrays for each of the targets by name."""
+    return next(iter(keras.tree.flatten(sample_weight)), None)
 
 
 def _without(variables, left_out):

@@ -43,8 +43,10 @@ HALVES = np.arange(TRAIN) - np.arange(TRAIN) % 8 + np.arange(TRAIN) % 4
 MISSING = np.isin(np.arange(TRAIN + TEST), [0, 1, 2, 6, 9, *range(16, 20), 23])
 
 
-def make_data(part, batch_size=8, images=X, labels=Y):
-    return tf.data.Dataset.from_tensor_slices((images[part], labels[part])).batch(batch_size)
+def make_data(part, batch_size=8, images=X, labels=Y, with_ids=False):
+    targets = {"labels": labels, "ids": np.arange(len(labels))} if with_ids else labels
+    cut = keras.tree.map_structure(lambda x: x[part], (images, targets))
+    return tf.data.Dataset.from_tensor_slices(cut).batch(batch_size)
 
 
 def fit(devices, model, images=X, cache=None, trained=TRAINED, labels=Y):
@@ -52,10 +54,9 @@ def fit(devices, model, images=X, cache=None, trained=TRAINED, labels=Y):
     optimizer = optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3, global_clipnorm=CLIPNORM)
     model.compile(optimizer, CrossEntropy(), metrics=["accuracy"], jit_compile=BACKEND == "jax")
     devices.prepare(model)
-    train = make_data(trained, images=images, labels=labels)
+    with_ids = bool(cache) or any(x.needs_ids for x in getattr(model, "terms", ()))
+    train = make_data(trained, images=images, labels=labels, with_ids=with_ids)
     if cache:
-        ids = tf.data.Dataset.range(TRAIN).batch(8)
-        train = tf.data.Dataset.zip(train, ids).map(lambda x, i: (x[0], {"labels": x[1], "ids": i}))
         with devices.main_first():
             train = cache_teacher(model, train, cache, verbose=0)
     train = devices.shard(train, drop_remainder=True)

@@ -71,12 +71,14 @@ def check_term(case, tmp_path):
     distiller = build_distiller(case)
     (term,) = distiller.terms
     (teacher, student), weight = read(distiller), float(term.weight)
-    weights = named_weights(term)
-    values = np.broadcast_to(case.formula(weights, teacher, student, Y), (len(X),))
-    check_value(distiller, term, weight * values.mean())
-    if np.ndim(case.formula(weights, teacher, student, Y)):
+
+    def compute():  # with what it remembers now
+        return weight * case.formula(named_weights(term), teacher, student, Y)
+
+    check_value(distiller, term, np.mean(compute()))
+    if np.ndim(values := compute()):
         logged = fit(distiller, sample_weight=WEIGHTS)[term.name][0]
-        np.testing.assert_allclose(logged, weight * np.mean(WEIGHTS * values), rtol=1e-4)
+        np.testing.assert_allclose(logged, np.mean(WEIGHTS * values), rtol=1e-4)
     check_gradient(case, term, teacher, student)
     check_precision(case)
     check_training_and_saving(distiller, tmp_path)
@@ -97,7 +99,7 @@ def check_gradient(case, term, teacher, student):
     inputs, weights = (as_float32(teacher), as_float32(student)), named_weights(term)
 
     def mean_of(reading):
-        targets = {"labels": ops.convert_to_tensor(Y)}
+        targets = {"labels": ops.convert_to_tensor(Y), "ids": ops.arange(len(Y))}
         readings = [keras.tree.map_structure(ops.convert_to_tensor, x) for x in inputs]
         readings[1][case.gradient_of] = reading
         with keras.StatelessScope():  # what the term remembers and logs stays as it is

@@ -1,6 +1,9 @@
 """The table of terms, each with its float64 formula; a new term is one row here."""
 
+import keras
+import numpy as np
 import reference
+from keras import ops
 from terms_of_users import Remembering, remember
 
 from keras_sdd import terms
@@ -23,7 +26,36 @@ def sp(weights, teacher, student, labels):
     return reference.sp(teacher["map0"], student["map0"])
 
 
+def crd(weights, teacher, student, labels):
+    """What both sides add, for the samples 0, 1, ... of a data set and negatives of `FixedCRD`."""
+    ids = np.arange(len(labels))
+    others = (3 * labels[:, None] + np.arange(10)) % len(labels)
+    total = 0.0
+    for own, other, reading in (("teacher", "student", teacher), ("student", "teacher", student)):
+        v = reading["embedding"] @ weights[f"embed_{own}/kernel"] + weights[f"embed_{own}/bias"]
+        v = v / np.linalg.norm(v, axis=1, keepdims=True)
+        scores = np.exp(v @ weights[f"{other}_memory"].T / 0.07)
+        positive = scores[ids, ids]
+        negative = scores[ids[:, None], others]
+        z = weights[f"{own}_normalizer"]
+        if z < 0:
+            z = np.concatenate([positive[:, None], negative], axis=1).mean() * len(labels)
+        noise = 10 / len(labels)
+        total = total - np.log(positive / (positive + noise * z))
+        total = total - np.sum(np.log(noise * z / (negative + noise * z)), axis=1)
+    return total
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class FixedCRD(terms.CRD):
+    """Takes the same negatives every time, so that two devices take those of one."""
+
+    def draw_negatives(self, labels):
+        return (3 * labels[:, None] + ops.arange(10, dtype="int32")) % self.num_samples
+
+
 TERMS = {
+    "CRD": Case(lambda: FixedCRD(24, num_negatives=10, num_features=8), crd, "embedding"),
     "SDD": Case(lambda: terms.SDD(DKD(), weight=0.7), sdd, "cells"),
     "FitNet": Case(lambda: terms.FitNet([("conv2", "conv1")], weight=10.0), fitnet),
     "FitNet by itself": Case(lambda: terms.FitNet([("conv2", "conv2")], name="hint_loss"), fitnet),
