@@ -1,7 +1,7 @@
 """Training runs that are to come out the same on one device and on two.
 
-`python several_devices.py compare FOLDER` runs them on all devices there are, `fail` has one of the
-trainers end early; both for `test_distribution.py`.
+`python several_devices.py compare FOLDER devices` runs them on all devices there are, `fail` has
+one of the trainers end early; both for `test_distribution.py`.
 """
 
 import contextlib
@@ -113,16 +113,14 @@ def make_terms():
     return [term for term in made if not term.relates_samples]
 
 
-def run_cases(devices, folder):
+def run_cases(devices, folder, hosts=False):
+    """Train and return what comes out by case; on several hosts those that exchange something."""
     regularizer = keras.regularizers.L2(0.1)
     too_large = X.copy()
     too_large[5] = 1e6  # an infinity in float16, on the second device
     cases = {
         "distilled": distil(devices, batch_norm=False, kernel_regularizer=regularizer),
-        "labels only": train_with_labels(devices),
         "batch norm": distil(devices),
-        "mixed_float16": distil(devices, "mixed_float16", batch_norm=False),
-        "overflow": distil(devices, "mixed_float16", too_large, batch_norm=False),
         "same halves": distil(devices, trained=HALVES, make_terms=make_terms, batch_norm=False),
         "memory, missing labels": distil(
             devices,
@@ -131,16 +129,20 @@ def run_cases(devices, folder):
             labels=np.where(MISSING, -1, Y),
         ),
     }
-    if devices.num_processes == 1 or BACKEND == "torch":
-        cases["cached"] = distil(devices, cache=pathlib.Path(folder, "cells"), batch_norm=False)
+    if not hosts:
+        cases |= {
+            "labels only": train_with_labels(devices),
+            "mixed_float16": distil(devices, "mixed_float16", too_large, batch_norm=False),
+            "cached": distil(devices, cache=pathlib.Path(folder, "cells"), batch_norm=False),
+        }
     return cases
 
 
-def compare(folder):
+def compare(folder, where):
     """Run the cases on all devices and write what every process comes to."""
     devices = distribution.initialize(timeout=60)
     assert devices.num_devices == 2
-    for name, result in run_cases(devices, folder).items():
+    for name, result in run_cases(devices, folder, where == "hosts").items():
         np.savez(pathlib.Path(folder, f"{name} {devices.rank}.npz"), **result)
 
 
