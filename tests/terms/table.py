@@ -1,10 +1,12 @@
 """The table of terms, each with its float64 formula; a new term is one row here."""
 
+import numpy as np
 import reference
+import reference_losses
 from terms_of_users import Remembering, remember
 
 from keras_sdd import terms
-from keras_sdd.losses import DKD
+from keras_sdd.losses import DKD, CellRelation
 from terms.harness import Case
 
 
@@ -19,12 +21,22 @@ def sdd(weights, teacher, student, labels):
     return reference.scale_decoupled(reference.dkd, labels, teacher["cells"], student["cells"])
 
 
+def cell_relation(weights, teacher, student, labels):
+    cells = zip(teacher["cells"], student["cells"], strict=True)
+    return np.array([reference_losses.cell_relation(t, s) for t, s in cells])
+
+
 def sp(weights, teacher, student, labels):
     return reference.sp(teacher["map0"], student["map0"])
 
 
 TERMS = {
     "SDD": Case(lambda: terms.SDD(DKD(), weight=0.7), sdd, "cells"),
+    "SDD of related cells": Case(
+        lambda: terms.SDD(CellRelation(), weight=2.0, name="cell_relation_loss"),
+        cell_relation,
+        "cells",
+    ),
     "FitNet": Case(lambda: terms.FitNet([("conv2", "conv1")], weight=10.0), fitnet),
     "FitNet by itself": Case(lambda: terms.FitNet([("conv2", "conv2")], name="hint_loss"), fitnet),
     "SP": Case(terms.SP, sp),
