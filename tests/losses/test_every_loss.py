@@ -1,6 +1,7 @@
 """Every logit loss of the table against its float64 formula."""
 
 import pytest
+from backends import BACKEND
 
 from losses.harness import check_gradient, check_saving, check_scale_decoupled, check_values
 from losses.table import LOSSES
@@ -23,6 +24,7 @@ def test_gradient_with_few_classes_and_a_batch_of_one(name):
     check_gradient(LOSSES[name], (1, LOSSES[name].least))
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="the same sum on every backend; JAX compiles it")
 @every_loss
 def test_scale_decoupled(name):
     check_scale_decoupled(LOSSES[name])
