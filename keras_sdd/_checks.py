@@ -52,6 +52,22 @@ def check_number(name, value, positive=False):
     return number
 
 
+def check_numbers(name, values, count=None, positive=False):
+    """Return `values` as a tuple of floats, each as `check_number` wants it.
+
+    Raises:
+        ValueError: if it is no sequence of `count` such numbers, of one or more if None.
+    """
+    try:
+        entries = () if isinstance(values, (str, dict)) else tuple(values)
+    except TypeError:
+        entries = ()
+    if not entries or count not in (None, len(entries)):
+        wanted = "one or more" if count is None else count
+        raise ValueError(f"`{name}` must be {wanted} numbers. Received: {name}={values!r}")
+    return tuple(check_number(name, value, positive) for value in entries)
+
+
 def check_integers(least, **values):
     """Check that the values are integers, `least` or greater.
 

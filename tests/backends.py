@@ -30,12 +30,18 @@ def evaluate(function, *arrays):
     return to_numpy(compiled(function)(*arrays))
 
 
+@functools.cache
+def differentiated(function):
+    """The function with its gradient, compiled by JAX once for all calls of the same function."""
+    import jax
+
+    return jax.jit(jax.value_and_grad(function))
+
+
 def value_and_gradient(function, x):
     """Return the scalar `function(x)` and its gradient as NumPy arrays."""
     if BACKEND == "jax":
-        import jax
-
-        value, gradient = jax.jit(jax.value_and_grad(function))(x)
+        value, gradient = differentiated(function)(x)
     elif BACKEND == "tensorflow":
         import tensorflow as tf
 

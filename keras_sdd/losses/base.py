@@ -32,9 +32,9 @@ class Configurable:
         """Refuse new values of the arguments from now on, in the parts that have any too."""
         self._is_fixed = True
         for name in inspect.signature(type(self)).parameters:
-            part = getattr(self, name, None)
-            if isinstance(part, Configurable):
-                part.fix()
+            for part in _parts(getattr(self, name, None)):
+                if isinstance(part, Configurable):
+                    part.fix()
 
     def __setattr__(self, name, value):
         follows = isinstance(getattr(type(self), name, None), property)
@@ -47,14 +47,25 @@ class Configurable:
 
     @classmethod
     def from_config(cls, config):
-        deserialize = keras.saving.deserialize_keras_object
-        return cls(
-            **{k: v if isinstance(v, Configurable) else deserialize(v) for k, v in config.items()}
-        )
+        return cls(**{name: _restore(value) for name, value in config.items()})
 
     def __repr__(self):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _parts(value):
+    """The parts of an argument: its entries, or itself alone."""
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _restore(value):
+    """An argument from what a config holds: serialized, or made already."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_restore(part) for part in value)
+    if isinstance(value, Configurable):
+        return value
+    return keras.saving.deserialize_keras_object(value)
 
 
 def check_saving(part):
@@ -66,7 +77,7 @@ def check_saving(part):
     cls = type(part)
     if isinstance(part, Configurable):
         config = part.get_config()
-        for value in config.values():
+        for value in (x for argument in config.values() for x in _parts(argument)):
             if isinstance(value, Configurable) or (callable(value) and not isinstance(value, type)):
                 check_saving(value)
     elif not hasattr(part, "get_config"):
@@ -140,6 +151,20 @@ class LogitLoss(Configurable):
         )
 
 
+def check_logit_loss(loss):
+    """Return `loss` if it is a `LogitLoss`.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not isinstance(loss, LogitLoss):
+        raise ValueError(
+            "`loss` must be a keras_sdd.losses.LogitLoss such as KD(), DKD() or NKD(). "
+            f"Received: loss={loss!r}"
+        )
+    return loss
+
+
 def as_tensors(labels, teacher, student):
     """Labels as int32 indices, logits of both networks as float32."""
     teacher, student = (ops.cast(x, "float32") for x in (teacher, student))
@@ -165,6 +190,23 @@ def soften(logits, temperature):
     No loss here sees the shift; without it large logits lose their differences to rounding.
     """
     return (logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))) / temperature
+
+
+def divergence(teacher, student):
+    """Kullback-Leibler divergence (...) between log-probabilities (..., K)."""
+    return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def binary_divergence(teacher, student):
+    """Divergence (...) between two probabilities of "yes or no", from their log-odds (...)."""
+    yes = ops.sigmoid(teacher) * (ops.log_sigmoid(teacher) - ops.log_sigmoid(student))
+    no = ops.sigmoid(-teacher) * (ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student))
+    return yes + no
+
+
+def repeat_for_samples(value, labels):
+    """Give every sample of `labels` (B, ...) the value (...) of its batch."""
+    return ops.zeros_like(labels, dtype="float32") + value
 
 
 def to_indices(labels):

@@ -4,7 +4,14 @@ import keras
 from keras import ops
 
 from keras_sdd._checks import check_number
-from keras_sdd.losses.base import LogitLoss, nan_outside, soften, split_target, target_mask
+from keras_sdd.losses.base import (
+    LogitLoss,
+    binary_divergence,
+    nan_outside,
+    soften,
+    split_target,
+    target_mask,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -32,9 +39,7 @@ class DKD(LogitLoss):
         mask = target_mask(labels, num_classes)
         teacher, teacher_others = split_target(soften(teacher_logits, self.temperature), mask)
         student, student_others = split_target(soften(student_logits, self.temperature), mask)
-        # Both sides of "target or not", from their log-odds.
-        target = ops.sigmoid(teacher) * (ops.log_sigmoid(teacher) - ops.log_sigmoid(student))
-        rest = ops.sigmoid(-teacher) * (ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student))
+        target = binary_divergence(teacher, student)
         others = ops.where(mask, 0.0, ops.exp(teacher_others) * (teacher_others - student_others))
-        loss = self.alpha * (target + rest) + self.beta * ops.sum(others, axis=-1)
+        loss = self.alpha * target + self.beta * ops.sum(others, axis=-1)
         return self.temperature**2 * loss * nan_outside(labels, num_classes)

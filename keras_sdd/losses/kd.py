@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_sdd._checks import check_number
-from keras_sdd.losses.base import LogitLoss, soften
+from keras_sdd.losses.base import LogitLoss, divergence, soften
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -25,4 +25,4 @@ class KD(LogitLoss):
     def call(self, labels, teacher_logits, student_logits):
         teacher = ops.log_softmax(soften(teacher_logits, self.temperature))
         student = ops.log_softmax(soften(student_logits, self.temperature))
-        return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        return self.temperature**2 * divergence(teacher, student)

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_sdd._checks import check_number, check_scales, check_word
-from keras_sdd.losses.base import Configurable, LogitLoss, as_tensors, fits, nan_outside
+from keras_sdd.losses.base import Configurable, as_tensors, check_logit_loss, fits, nan_outside
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -46,12 +46,7 @@ class ScaleDecoupled(Configurable):
         include_global=True,
         scales=None,
     ):
-        if not isinstance(loss, LogitLoss):
-            raise ValueError(
-                "`loss` must be a keras_sdd.losses.LogitLoss such as KD(), DKD() or NKD(). "
-                f"Received: loss={loss!r}"
-            )
-        self.loss = loss
+        self.loss = check_logit_loss(loss)
         self.consistent_weight = check_number("consistent_weight", consistent_weight)
         self.complementary_weight = check_number("complementary_weight", complementary_weight)
         self.consistency = check_word("consistency", consistency, ("label", "global"))

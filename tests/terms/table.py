@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import reference
+import reference_losses
 from keras import ops
 from terms_of_users import Remembering, remember
 
 from keras_sdd import terms
-from keras_sdd.losses import DKD
+from keras_sdd.losses import DKD, CellRelation
 from terms.harness import Case
 
 
@@ -20,6 +21,11 @@ def fitnet(weights, teacher, student, labels):
 
 def sdd(weights, teacher, student, labels):
     return reference.scale_decoupled(reference.dkd, labels, teacher["cells"], student["cells"])
+
+
+def cell_relation(weights, teacher, student, labels):
+    cells = zip(teacher["cells"], student["cells"], strict=True)
+    return np.array([reference_losses.cell_relation(t, s) for t, s in cells])
 
 
 def sp(weights, teacher, student, labels):
@@ -57,6 +63,11 @@ class FixedCRD(terms.CRD):
 TERMS = {
     "CRD": Case(lambda: FixedCRD(24, num_negatives=10, num_features=8), crd, "embedding"),
     "SDD": Case(lambda: terms.SDD(DKD(), weight=0.7), sdd, "cells"),
+    "SDD of related cells": Case(
+        lambda: terms.SDD(CellRelation(), weight=2.0, name="cell_relation_loss"),
+        cell_relation,
+        "cells",
+    ),
     "FitNet": Case(lambda: terms.FitNet([("conv2", "conv1")], weight=10.0), fitnet),
     "FitNet by itself": Case(lambda: terms.FitNet([("conv2", "conv2")], name="hint_loss"), fitnet),
     "SP": Case(terms.SP, sp),

@@ -1,0 +1,77 @@
+"""GDKD: decoupled distillation by the teacher's likeliest classes."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_integers, check_number, check_numbers
+from keras_sdd.losses.base import EXCLUDED, LogitLoss, divergence, soften, target_mask
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class GDKD(LogitLoss):
+    """KD split into the teacher's likeliest classes and the others.
+
+    T^2 * (w0 * KL among the parts + w1 * KL inside the top k + w2 * KL inside the rest). In three
+    parts the teacher's likeliest class is a part of its own, and w1 is of the others of the top k.
+    Among equal logits the first classes are the likelier. The labels are not used.
+
+    Args:
+        num_top: k, 1 or greater and less than the number of classes; in three parts 2 or greater.
+        weights: (w0, w1, w2), 0 or greater.
+        temperature: T, greater than 0.
+        three_parts: whether the likeliest class is a part of its own.
+
+    Raises:
+        ValueError: for options that do not fit, and if called with k classes or fewer.
+
+    Source: Zheng and Cheng, "Rethinking Decoupled Knowledge Distillation: A Predictive
+    Distribution Perspective" (2025); three parts: the authors' code.
+    """
+
+    def __init__(self, num_top=5, weights=(1.0, 2.0, 8.0), temperature=4.0, three_parts=False):
+        self.three_parts = bool(three_parts)
+        check_integers(2 if self.three_parts else 1, num_top=num_top)
+        self.num_top = int(num_top)
+        self.weights = check_numbers("weights", weights, count=3)
+        self.temperature = check_number("temperature", temperature, positive=True)
+
+    def call(self, labels, teacher_logits, student_logits):
+        num_classes = student_logits.shape[-1]
+        if self.num_top >= num_classes:
+            raise ValueError(
+                "`num_top` must leave classes for the rest: choose one less than the number of "
+                f"classes. Received: num_top={self.num_top}, {num_classes} classes"
+            )
+        among, inside_top, inside_rest = self.weights
+        top = find_top(teacher_logits, self.num_top)
+        parts = [top, ops.logical_not(top)]
+        if self.three_parts:
+            likeliest = ops.cast(ops.argmax(teacher_logits, axis=-1), "int32")
+            first = target_mask(likeliest, num_classes)
+            parts = [first, ops.logical_and(top, ops.logical_not(first)), parts[1]]
+        (teacher_parts, teacher), (student_parts, student) = (
+            _split(soften(x, self.temperature), parts) for x in (teacher_logits, student_logits)
+        )
+        gaps = ops.exp(teacher) * (teacher - student)
+        inside = ops.sum(ops.where(top, inside_top, inside_rest) * gaps, axis=-1)
+        return self.temperature**2 * (among * divergence(teacher_parts, student_parts) + inside)
+
+
+def find_top(logits, count):
+    """Boolean mask (..., K) of the `count` largest logits, the first among equals."""
+    last = ops.top_k(logits, count)[0][..., -1:]
+    above, equal = logits > last, logits == last
+    left = count - ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
+    first = ops.cumsum(ops.cast(equal, "int32"), axis=-1) <= left
+    return ops.logical_or(above, ops.logical_and(equal, first))
+
+
+def _split(logits, parts):
+    """Log-probabilities of the parts (..., P), and of the classes (..., K) within their parts."""
+    totals = [
+        ops.logsumexp(ops.where(part, logits, EXCLUDED), axis=-1, keepdims=True) for part in parts
+    ]
+    own = totals[-1]
+    for part, total in zip(parts[:-1], totals[:-1], strict=True):
+        own = ops.where(part, total, own)
+    return ops.log_softmax(ops.concatenate(totals, axis=-1)), logits - own

@@ -1,0 +1,44 @@
+"""MLLD: multi-level logit distillation of one view."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_numbers
+from keras_sdd.losses.base import LogitLoss, divergence, soften
+from keras_sdd.losses.batch_relation import compare_samples, multiply_samples
+from keras_sdd.losses.class_relation import compare_classes
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class MLLD(LogitLoss):
+    """`KD`, `BatchRelation` and `ClassRelation`, summed over several temperatures.
+
+    The sum over T of T^2 * KL(p || q) + |P P' - Q Q'|^2 / B + |P' P - Q' Q|^2 / K. The labels are
+    not used. It relates the samples of a batch, those of cells (B, N, K) cell by cell.
+
+    The one-view form in which later papers compare it. As they code it all parts are scaled by the
+    masked part of the samples or classes, about a half, which is a matter of the weight. The
+    authors' second, stronger view of every image is not part of this loss.
+
+    Args:
+        temperatures: one T or more, each greater than 0.
+
+    Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023).
+    """
+
+    relates_samples = True
+
+    def __init__(self, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0)):
+        self.temperatures = check_numbers("temperatures", temperatures, positive=True)
+
+    def call(self, labels, teacher_logits, student_logits):
+        teacher_logits, student_logits = (soften(x, 1.0) for x in (teacher_logits, student_logits))
+        total = 0.0
+        for temperature in self.temperatures:
+            teacher, student = (
+                ops.log_softmax(x / temperature) for x in (teacher_logits, student_logits)
+            )
+            total = total + temperature**2 * divergence(teacher, student)
+            products = multiply_samples(ops.exp(teacher), ops.exp(student))
+            total = total + compare_samples(products[-1]) + compare_classes(*products)
+        return total

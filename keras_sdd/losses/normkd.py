@@ -1,0 +1,32 @@
+"""NormKD: a temperature for each sample."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_number
+from keras_sdd.losses.base import LogitLoss, divergence, soften
+from keras_sdd.losses.standardized import standardize
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class NormKD(LogitLoss):
+    """KD in which every sample has its own temperature, one for each network.
+
+    T_teacher^2 * KL(softmax(t / T_teacher) || softmax(s / T_student)), where a temperature is the
+    factor times the standard deviation of the network's logits over the classes (with K - 1); the
+    student's carries gradient. It is `Standardized(KD(factor))`, weighted by the teacher's
+    variance. The labels are not used.
+
+    Args:
+        factor: temperature of logits whose standard deviation is 1, greater than 0.
+
+    Source: Chi et al., "NormKD: Normalized Logits for Knowledge Distillation" (2023).
+    """
+
+    def __init__(self, factor=2.0):
+        self.factor = check_number("factor", factor, positive=True)
+
+    def call(self, labels, teacher_logits, student_logits):
+        (teacher, std), (student, _) = map(standardize, (teacher_logits, student_logits))
+        teacher, student = (ops.log_softmax(soften(x, self.factor)) for x in (teacher, student))
+        return (self.factor * ops.squeeze(std, -1)) ** 2 * divergence(teacher, student)

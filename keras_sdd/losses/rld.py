@@ -1,0 +1,67 @@
+"""RLD: refined logit distillation."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_number
+from keras_sdd.losses.base import (
+    EXCLUDED,
+    LogitLoss,
+    binary_divergence,
+    nan_outside,
+    soften,
+    split_target,
+    target_mask,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class RLD(LogitLoss):
+    """Takes a teacher's mistakes out of what it teaches, and keeps the rest.
+
+    alpha * SCD + beta * MCD. SCD, sample confidence: t^2 times the divergence between the
+    teacher's probability of its own likeliest class, or not, and the student's of the label, or
+    not, at the confidence temperature t. MCD, masked correlation: T^2 times the divergence among
+    the classes that the teacher ranks strictly below the label; where there is none, it is 0.
+
+    Args:
+        alpha: weight of sample confidence, 0 or greater.
+        beta: weight of masked correlation, 0 or greater.
+        temperature: T of masked correlation, greater than 0.
+        confidence_temperature: t of sample confidence, greater than 0.
+
+    Source: Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025).
+    """
+
+    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, confidence_temperature=1.0):
+        self.alpha = check_number("alpha", alpha)
+        self.beta = check_number("beta", beta)
+        self.temperature = check_number("temperature", temperature, positive=True)
+        self.confidence_temperature = check_number(
+            "confidence_temperature", confidence_temperature, positive=True
+        )
+
+    def call(self, labels, teacher_logits, student_logits):
+        num_classes = student_logits.shape[-1]
+        mask = target_mask(labels, num_classes)
+        loss = self.alpha * self._compare_confidence(teacher_logits, student_logits, mask)
+        loss = loss + self.beta * self._compare_others(teacher_logits, student_logits, mask)
+        return loss * nan_outside(labels, num_classes)
+
+    def _compare_confidence(self, teacher, student, mask):
+        likeliest = target_mask(ops.cast(ops.argmax(teacher, axis=-1), "int32"), teacher.shape[-1])
+        temperature = self.confidence_temperature
+        teacher, _ = split_target(soften(teacher, temperature), likeliest)
+        student, _ = split_target(soften(student, temperature), mask)
+        return temperature**2 * binary_divergence(teacher, student)
+
+    def _compare_others(self, teacher, student, mask):
+        label_logit = ops.sum(ops.where(mask, teacher, 0.0), axis=-1, keepdims=True)
+        below = teacher < label_logit
+        # Where all are masked the excluded are alike on both sides, and left out below.
+        teacher, student = (
+            ops.log_softmax(ops.where(below, soften(x, self.temperature), EXCLUDED))
+            for x in (teacher, student)
+        )
+        gaps = ops.where(below, ops.exp(teacher) * (teacher - student), 0.0)
+        return self.temperature**2 * ops.sum(gaps, axis=-1)

@@ -1,0 +1,39 @@
+"""Several logit losses as one."""
+
+import keras
+
+from keras_sdd._checks import check_numbers
+from keras_sdd.losses.base import LogitLoss, check_logit_loss
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class Sum(LogitLoss):
+    """The weighted sum of logit losses.
+
+    It relates samples if any of them does.
+
+    Args:
+        losses: sequence of `LogitLoss`, one or more.
+        weights: a number for each of them, 0 or greater; None for 1 each.
+
+    Raises:
+        ValueError: for anything else.
+    """
+
+    def __init__(self, losses, weights=None):
+        self.losses = tuple(losses) if isinstance(losses, (list, tuple)) else (losses,)
+        if not self.losses:
+            raise ValueError("A sum needs one loss or more. Received: losses=()")
+        for loss in self.losses:
+            check_logit_loss(loss)
+        if weights is not None:
+            weights = check_numbers("weights", weights, count=len(self.losses))
+        self.weights = weights
+        self.relates_samples = any(loss.relates_samples for loss in self.losses)
+
+    def call(self, labels, teacher_logits, student_logits):
+        weights = self.weights or [1.0] * len(self.losses)
+        return sum(
+            weight * loss(labels, teacher_logits, student_logits)
+            for weight, loss in zip(weights, self.losses, strict=True)
+        )

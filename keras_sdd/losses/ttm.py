@@ -1,0 +1,30 @@
+"""TTM: transformed teacher matching."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_number
+from keras_sdd.losses.base import LogitLoss, divergence, soften
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class TTM(LogitLoss):
+    """Divergence from a softened teacher to the student as it is.
+
+    KL(p^g / sum p^g || q) with the teacher's and the student's probabilities p and q at
+    temperature 1. A power g of the probabilities is a temperature 1 / g of the logits; the student
+    has none, and no factor T^2 is needed. The labels are not used.
+
+    Args:
+        power: g, greater than 0.
+
+    Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
+    2024).
+    """
+
+    def __init__(self, power=0.1):
+        self.power = check_number("power", power, positive=True)
+
+    def call(self, labels, teacher_logits, student_logits):
+        teacher = ops.log_softmax(soften(teacher_logits, 1.0 / self.power))
+        return divergence(teacher, ops.log_softmax(student_logits))

@@ -1,0 +1,31 @@
+"""WTTM: transformed teacher matching, weighted by sample."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_number
+from keras_sdd.losses.base import LogitLoss, divergence
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class WTTM(LogitLoss):
+    """`TTM` in which samples count more whose teacher spreads its probability.
+
+    sum(p^g) * KL(p^g / sum p^g || q); the sum over the classes lies between 1, of a certain
+    teacher, and K^(1 - g), of an undecided one. The labels are not used.
+
+    Args:
+        power: g, greater than 0; the weights are meant for g below 1.
+
+    Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
+    2024).
+    """
+
+    def __init__(self, power=0.2):
+        self.power = check_number("power", power, positive=True)
+
+    def call(self, labels, teacher_logits, student_logits):
+        powers = self.power * ops.log_softmax(teacher_logits)
+        total = ops.logsumexp(powers, axis=-1, keepdims=True)
+        loss = divergence(powers - total, ops.log_softmax(student_logits))
+        return ops.exp(ops.squeeze(total, -1)) * loss
