@@ -135,7 +135,7 @@ def load_teacher(config, image_shape):
     if config.smoke and not config.teacher_checkpoint:
         return build_network(config, config.teacher, image_shape)
     if not config.teacher_checkpoint or not os.path.isfile(config.teacher_checkpoint):
-        file, _ = config.cell.split(":")
+        file, arg = config.cell.split(":")
         file = "cifar100" if file == "ablations" else file
         raise SetupError(
             f"Distillation needs a trained {config.teacher}. Pass its .keras or .pth file as "
