@@ -50,6 +50,7 @@ SETTINGS = {
     # The authors' one epoch of warm-up in stairs is none: the first epoch has the full weight.
     "warmup_of_programs": 0,
     "lskd_kd_label_weight": 1.0,
+    "normkd_factor": 1.0,
     "wsld_temperature": 2.0,
     "wsld_weight": 2.5,
     "mgd_weight": 7e-5,

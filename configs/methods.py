@@ -55,6 +55,7 @@ READINGS = {
 
 _SMALL = ("cifar100", "cub200")  # the data sets that the public programs have one setting for
 _SCALES = Setting("scales")
+_POOLING = Setting("pooling")
 _TEMPERATURE = Setting("temperature")
 _BETA = Setting("beta")
 _PLAIN_BETA = Setting("plain_beta", _BETA)
@@ -97,6 +98,7 @@ _GDKD = {
     "temperature": _TEMPERATURE,
 }
 _WSLD = {"name": "WSLD", "temperature": Setting("wsld_temperature", 4.0, _SMALL)}
+_NORMKD = {"name": "NormKD", "factor": Setting("normkd_factor", 2.0, ("cifar100",))}
 _MLLD = {"name": "MLLD", "temperatures": (4.0, 3.0, 5.0, 2.0, 6.0)}
 
 
@@ -125,7 +127,13 @@ _LOGITS = {
     "rld": (_RLD, 1.0, _WARMUP, 1.0),
     "gdkd": (_GDKD, 1.0, _WARMUP, 1.0),
     "wsld": (_WSLD, Setting("wsld_weight", 2.25, _SMALL), _NO_WARMUP, 1.0),
-    "normkd": ({"name": "NormKD"}, _KD_WEIGHT, _NO_WARMUP, _KD_LABELS),
+    "normkd": (_NORMKD, _KD_WEIGHT, _NO_WARMUP, _KD_LABELS),
+    "ctkd": (
+        _KD | {"temperature": 1.0},
+        Setting("ctkd_weight", _KD_WEIGHT),
+        _NO_WARMUP,
+        Setting("ctkd_label_weight", _KD_LABELS),
+    ),
     # One view of each image; the published figures are those of two.
     "mlld": (_MLLD, Setting("mlld_weight", 0.9, ("cifar100",)), _NO_WARMUP, 0.1),
 }
@@ -142,12 +150,18 @@ def _compare_logits(loss, weight, warmup, label_weight, scales=(1,)):
         "consistent_weight": 1.0,
         "complementary_weight": 2.0,
         "consistency": Setting("consistency"),
-        "pooling": Setting("pooling"),
+        "pooling": _POOLING,
         "reduction": Setting("reduction"),
         "weight": weight,
         "warmup_epochs": warmup,
     }
     return {"label_weight": label_weight, "terms": {"distillation_loss": row}}
+
+
+def _learn_temperature(method):
+    """CTKD, whose temperature is learned; the loss is that at a temperature of 1."""
+    changes = {"term": "CTKD", "ramp_epochs": Setting("ctkd_ramp_epochs", 10, _SMALL)}
+    return method | {"terms": {"ctkd_loss": method["terms"]["distillation_loss"] | changes}}
 
 
 def _add_term(method, name, row):
@@ -159,11 +173,12 @@ METHODS |= {
     f"sd_{name}": _compare_logits(_SD_LOSSES.get(name, loss), *others, scales=_SCALES)
     for name, (loss, *others) in _LOGITS.items()
 }
+METHODS |= {name: _learn_temperature(METHODS[name]) for name in ("ctkd", "sd_ctkd")}
 
 _MGD_WEIGHT = Setting("mgd_weight", 1.2e-3, ("cifar100",))
 _FEATURES = {
     "fitnet": {"term": "FitNet", "weight": Setting("fitnet_weight", 100.0, _SMALL)},
-    "at": {"term": "AT", "power": 2, "weight": Setting("at_weight", 1000.0, _SMALL)},
+    "at": {"term": "AT", "power": 2.0, "weight": Setting("at_weight", 1000.0, _SMALL)},
     "sp": {"term": "SP", "weight": Setting("sp_weight", 3000.0, _SMALL)},
     "rkd": {
         "term": "RKD",
@@ -186,7 +201,12 @@ _FEATURES = {
     },
     "mgd": {"term": "MGD", "mask_ratio": 0.15, "weight": _MGD_WEIGHT},
     # SP on the cells of the maps; the paper's appendix gives no weight.
-    "sdd_sp": {"term": "SDDSP", "scales": _SCALES, "weight": Setting("sdd_sp_weight", 3000.0)},
+    "sdd_sp": {
+        "term": "SDDSP",
+        "scales": _SCALES,
+        "pooling": _POOLING,
+        "weight": Setting("sdd_sp_weight", 3000.0),
+    },
     "semckd": {"term": "SemCKD", "weight": Setting("semckd_weight", 400.0, _SMALL)},
 }
 METHODS |= {
@@ -199,18 +219,6 @@ METHODS["semckd"] = _add_term(
     "distillation_loss",
     _compare_logits(_KD | {"temperature": 4.0}, 1.0, 0, 1.0)["terms"]["distillation_loss"],
 )
-METHODS["ctkd"] = {
-    "label_weight": Setting("ctkd_label_weight", _KD_LABELS),
-    "terms": {
-        "ctkd_loss": {
-            "term": "CTKD",
-            "scales": (1,),
-            "ramp_epochs": Setting("ctkd_ramp_epochs", 10, _SMALL),
-            "weight": Setting("ctkd_weight", _KD_WEIGHT),
-            "warmup_epochs": 0,
-        }
-    },
-}
 
 
 def _relate_cells(weight):
@@ -218,7 +226,7 @@ def _relate_cells(weight):
         "term": "SDD",
         "loss": {"name": "CellRelation", "scales": _SCALES},
         "scales": _SCALES,
-        "pooling": Setting("pooling"),
+        "pooling": _POOLING,
         "weight": weight,
         "warmup_epochs": 0,
     }
