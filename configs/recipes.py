@@ -72,6 +72,7 @@ class Experiments:
             the SD forms, beta of SD-DKD, `plain_beta` of DKD where that differs, ...
         tables: table -> cell (an argument of `get_config`) -> the paper's top-1, (top-1, top-5),
             "-" where it prints that, or None.
+        refused: method -> pairs that its term does not fit.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Experiments:
     networks: dict
     pairs: dict
     tables: dict
+    refused: dict = dataclasses.field(default_factory=dict)
 
     def get_config(self, arg, reading="official", smoke=False):
         """Return the config of the experiment `arg`.
@@ -114,6 +116,14 @@ class Experiments:
                 )
             values = self._distil(*words, reading, smoke)
         return _to_config(values, smoke)
+
+    def has_code(self, arg):
+        """Whether the experiment of a cell can be run."""
+        teacher, student, method = arg.split(",")
+        return all(
+            part in methods.METHODS and f"{teacher},{student}" not in self.refused.get(part, ())
+            for part in method.split("+")
+        )
 
     def list_unpublished(self, arg, reading="official"):
         """Return the names of the settings of a cell for which no author gives a value."""
@@ -171,11 +181,6 @@ def find_methods(name):
         LookupError: for an unknown one, with the near ones.
     """
     return [pick("method", part, methods.METHODS) for part in name.split("+")]
-
-
-def has_code(name):
-    """Whether a method, or sum of methods, can be run."""
-    return all(part in methods.METHODS for part in name.split("+"))
 
 
 def add_methods(name, settings):

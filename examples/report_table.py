@@ -56,7 +56,7 @@ class Cell:
 
     Attributes:
         figure: as in the tables of the configs.
-        config: of the experiment, or None if its method is not here.
+        config: of the experiment, or None if its method is not here, or not for its pair.
         source: the program whose authors publish the figure, or "" in tables of the paper.
         unpublished: settings of the config that are a choice of ours.
     """
@@ -81,15 +81,16 @@ def list_cells(table, reading="official"):
         source = sources.get(file, {}).get(arg.split(",")[-1] if "," in arg else "", "")
         cells[f"{file}:{arg}"] = _make_cell(file, arg, {arg: figure}, reading, source)
     cells = alone | cells
-    return {name: x for name, x in cells.items() if x.config or x.figure != "-"}
+    # Of what is not here, authors give figures for some pairs.
+    return {name: x for name, x in cells.items() if x.config or x.figure != "-" or not sources}
 
 
 def _make_cell(file, arg, figures, reading, source):
-    module, (*pair, method) = _FILES[file], arg.split(",")
-    if len(pair) == 2 and not recipes.has_code(method):
+    module, distils = _FILES[file], arg.count(",") == 2
+    if distils and not module.EXPERIMENTS.has_code(arg):
         return Cell(figures[arg], None, source)
     config = module.get_config(arg, reading)
-    if len(pair) != 2 or figures[arg] == "-":
+    if not distils or figures[arg] == "-":
         return Cell(figures[arg], config, source)
     unpublished = module.EXPERIMENTS.list_unpublished(arg, reading)
     return Cell(figures[arg], config, source, tuple(unpublished))

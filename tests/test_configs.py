@@ -22,7 +22,6 @@ from configs import (  # noqa: E402
     imagenet,
     methods,
     published,
-    recipes,
 )
 
 FILES = (cifar100, cub200, imagenet, fashion_mnist)
@@ -95,8 +94,9 @@ def test_tables_are_complete():
     for name in figures:
         file, arg = name.split(":")
         method = arg.split(",")[-1]
-        if "," not in arg or recipes.has_code(method):
-            {"cifar100": cifar100, "imagenet": imagenet}[file].get_config(arg)
+        module = {"cifar100": cifar100, "imagenet": imagenet}[file]
+        if "," not in arg or module.EXPERIMENTS.has_code(arg):
+            module.get_config(arg)
         else:
             without_code.add(method)
         known = published.SOURCES[file].keys() | appendix.COMBINATIONS.keys()
@@ -354,6 +354,16 @@ def test_settings_that_nobody_publishes_are_named():
     assert find(cifar100, "vgg13,vgg8,ttm") == [] and find(imagenet, "resnet34,resnet18,dist") == []
     assert find(cifar100, "vgg13,mobilenet_v2,ttm") == ["ttm_weight"]
     assert find(fashion_mnist, "vgg8,resnet8,sd_kd+sp") == ["sp_weight"]
+
+
+def test_experiments_that_cannot_be_run():
+    for module in FILES:
+        refused = module.EXPERIMENTS.refused
+        assert refused.keys() <= methods.METHODS.keys()
+        assert {pair for pairs in refused.values() for pair in pairs} <= module.PAIRS.keys()
+    has_code = cifar100.EXPERIMENTS.has_code
+    assert has_code("wrn_40_2,vgg8,sp+sd_kd") and not has_code("wrn_40_2,vgg8,sp+mgd")
+    assert has_code("vgg13,vgg8,mgd") and not has_code("vgg13,vgg8,wcord")
 
 
 def test_pairs_of_one_family_have_two_scales():
