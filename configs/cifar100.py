@@ -214,7 +214,7 @@ TABLES = {
     "labels_only": LABELS_ONLY,
 }
 # MGD compares maps of equal size, which the last ones of these are not. The paper has figures for
-# them, and no word on how.
+# most of them, and no word on how.
 REFUSED = {
     "mgd": (
         "resnet32x4,mobilenet_v2",
@@ -225,6 +225,8 @@ REFUSED = {
         "resnet50,mobilenet_v2",
         "vgg13,mobilenet_v2",
         "resnet32x4,shufflenet_v2",
+        "vgg13,wrn_16_2",
+        "resnet32x4,vgg8",
     )
 }
 EXPERIMENTS = recipes.Experiments(

@@ -51,6 +51,7 @@ SETTINGS = {
     "warmup_of_programs": 0,
     "lskd_kd_label_weight": 1.0,
     "normkd_factor": 1.0,
+    "reviewkd_preactivations": True,
     "wsld_temperature": 2.0,
     "wsld_weight": 2.5,
     "mgd_weight": 7e-5,

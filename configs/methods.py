@@ -196,6 +196,7 @@ _FEATURES = {
     },
     "reviewkd": {
         "term": "ReviewKD",
+        "preactivations": Setting("reviewkd_preactivations", False, _SMALL),
         "weight": Setting("reviewkd_weight", 1.0),
         "warmup_epochs": _WARMUP_OF_PROGRAMS,
     },
