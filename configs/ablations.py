@@ -1,12 +1,12 @@
 """The ablations of SD-KD on CIFAR-100: Tables 6, 7 and 8 of the paper.
 
 --config=configs/ablations.py:6,resnet32x4,resnet8x4,consistent is one experiment: table, teacher,
-student, setting. `CELLS` lists all of a table, for a sweep.
+student, setting. `TABLES` lists all of a table, for a sweep.
 """
 
 from configs import cifar100, recipes
 
-# What a setting changes in the pair's SD-KD.
+# What a setting changes in the one term of the pair's SD-KD.
 SETTINGS = {
     "6": {
         "kd": {"scales": (1,)},
@@ -74,6 +74,6 @@ def get_config(arg="", reading="official", smoke=False):
     table, figure = cells[recipes.pick("cell of Tables 6 to 8", arg, cells)]
     _, teacher, student, setting = arg.split(",")
     config = cifar100.get_config(f"{teacher},{student},sd_kd", reading, smoke)
-    changes = {"cell": f"ablations:{arg}", "table": table, "paper_accuracy": figure}
-    config.update(changes | SETTINGS[table][setting])
+    config.update(cell=f"ablations:{arg}", table=table, paper_accuracy=figure)
+    config.terms.distillation_loss.update(SETTINGS[table][setting])
     return config

@@ -19,7 +19,13 @@ RECIPE = {
     "milestones": (5, 7),
     "weight_decay": 5e-4,
 }
-DISTILLATION = {"temperature": 4.0, "kd_weights": (0.1, 0.9), "official_warmup_epochs": 1}
+SETTINGS = {
+    "train_examples": 60_000,
+    "temperature": 4.0,
+    "kd_label_weight": 0.1,
+    "kd_weight": 0.9,
+    "warmup_of_programs": 1,
+}
 _TEACHER = {"num_examples": None, "epochs": 4, "milestones": (3,)}
 NETWORKS = {
     "resnet8x4": _TEACHER,
@@ -38,12 +44,13 @@ PAIRS = {
     "resnet8x4,mobilenet_v2": {"scales": (1, 2, 4), "beta": 8.0},
     "resnet8x4,shufflenet_v1": {"scales": (1, 2, 4), "beta": 8.0},
 }
+METHODS = ("kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd")
 TABLES = {
-    "fashion_mnist": {f"{pair},{method}": None for pair in PAIRS for method in recipes.METHODS},
+    "fashion_mnist": {f"{pair},{method}": None for pair in PAIRS for method in METHODS},
     "labels_only": dict.fromkeys(NETWORKS),
 }
 EXPERIMENTS = recipes.Experiments(
-    "fashion_mnist", "cifar100", RECIPE, DISTILLATION, NETWORKS, PAIRS, TABLES
+    "fashion_mnist", "cifar100", RECIPE, SETTINGS, NETWORKS, PAIRS, TABLES
 )
 
 

@@ -1,4 +1,4 @@
-"""What the configs share: methods, the two readings of the paper, the smoke form.
+"""What the configs share: pairs with methods, the two readings of the paper, the smoke form.
 
 Configs are data. They import neither Keras nor a backend, so that building all of them is instant.
 """
@@ -7,10 +7,9 @@ import dataclasses
 
 from ml_collections import config_dict
 
-# In the order of the columns of the paper's tables.
-METHODS = ("kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd")
-# The authors' code, which made the published numbers, and the text of the paper.
-READINGS = ("official", "paper")
+from configs import methods
+
+READINGS = tuple(methods.READINGS)
 
 # How every run goes, whatever it trains.
 _RUN = {
@@ -37,6 +36,7 @@ _SMOKE = {
     "epochs": 1,
     "milestones": (1,),
 }
+_SMOKE_SETTINGS = {"crd_num_negatives": 4}
 # What the smoke form trains instead of the deep networks: the same family, few layers.
 _SMALL = {
     "resnet14": "resnet8",
@@ -65,28 +65,32 @@ class Experiments:
     Attributes:
         name: of the config file, without `.py`.
         family: of the networks, the first part of their names in `keras_sdd.models`.
-        recipe: settings of the data set and the optimizer.
-        distillation: temperature of KD and DKD, weights of labels and KD, warm-up of the authors.
+        recipe: how networks are trained on the data set.
+        settings: values of `methods.Setting`, and `train_examples`, the number of training images.
         networks: network -> the settings in which training it differs from the recipe.
-        pairs: `"TEACHER,STUDENT"` -> scales of the SD forms, beta of SD-DKD, `plain_beta` of DKD
-            where that differs.
-        tables: table -> cell (an argument of `get_config`) -> the paper's top-1, or (top-1, top-5).
+        pairs: `"TEACHER,STUDENT"` -> values of `methods.Setting` that are its own: the scales of
+            the SD forms, beta of SD-DKD, `plain_beta` of DKD where that differs, ...
+        tables: table -> cell (an argument of `get_config`) -> the paper's top-1, (top-1, top-5),
+            "-" where it prints that, or None.
+        refused: method -> pairs that its term does not fit.
     """
 
     name: str
     family: str
     recipe: dict
-    distillation: dict
+    settings: dict
     networks: dict
     pairs: dict
     tables: dict
+    refused: dict = dataclasses.field(default_factory=dict)
 
     def get_config(self, arg, reading="official", smoke=False):
         """Return the config of the experiment `arg`.
 
         Args:
             arg: `"TEACHER,STUDENT,METHOD"`, or `"NETWORK"` to train with labels only;
-                `"TEACHER,STUDENT,ce"` means `"STUDENT"`.
+                `"TEACHER,STUDENT,ce"` means `"STUDENT"`. METHOD is a key of `methods.METHODS`, or
+                a sum of such, as `sd_kd+sp`.
             reading: one of `READINGS`.
             smoke: whether to give the form that runs in seconds, on data made on the spot.
 
@@ -95,8 +99,9 @@ class Experiments:
         """
         pick("reading", reading, READINGS)
         words = arg.split(",")
+        if words[2:] and words[2:] != ["ce"]:
+            find_methods(",".join(words[2:]))
         if words[2:]:
-            pick("method", ",".join(words[2:]), (*METHODS, "ce"))
             pick("pair", ",".join(words[:2]), self.pairs)
         if words[2:] == ["ce"]:
             words = [words[1]]
@@ -106,19 +111,32 @@ class Experiments:
         else:
             if len(words) == 2:
                 raise LookupError(
-                    f"Add a method, as in {arg},sd_kd, one of: {', '.join((*METHODS, 'ce'))}. "
-                    f"Received: {arg!r}"
+                    f"Add a method, as in {arg},sd_kd, one of {', '.join(methods.METHODS)} and ce, "
+                    f"or a sum, as sd_kd+sp. Received: {arg!r}"
                 )
-            values = self._distil(*words, reading)
+            values = self._distil(*words, reading, smoke)
         return _to_config(values, smoke)
 
+    def has_code(self, arg):
+        """Whether the experiment of a cell can be run."""
+        teacher, student, method = arg.split(",")
+        return all(
+            part in methods.METHODS and f"{teacher},{student}" not in self.refused.get(part, ())
+            for part in method.split("+")
+        )
+
+    def list_unpublished(self, arg, reading="official"):
+        """Return the names of the settings of a cell for which no author gives a value."""
+        teacher, student, method = arg.split(",")
+        settings = self._collect_settings(teacher, student, reading)
+        parts = [methods.METHODS[part] for part in find_methods(method)]
+        return sorted({name for part in parts for name in find_choices(part, settings, self.name)})
+
     def _train_with_labels(self, network, reading):
-        figures = {"table": "", "paper_accuracy": None, "paper_top5_accuracy": None}
         return {
             **_RUN,
             **self.recipe,
             **self.networks[network],
-            **figures,
             **self._find_figures(network),
             "cell": f"{self.name}:{network}",
             "method": "ce",
@@ -127,15 +145,11 @@ class Experiments:
             "global_clipnorm": 40.0 if reading == "official" else 0.0,
         }
 
-    def _distil(self, teacher, student, method, reading):
-        pair = self.pairs[f"{teacher},{student}"]
-        decoupled = method.startswith("sd_")
+    def _distil(self, teacher, student, method, reading, smoke):
         arg = f"{teacher},{student},{method}"
+        settings = self._collect_settings(teacher, student, reading)
         return {
             **self._train_with_labels(student, reading),
-            "table": "",
-            "paper_accuracy": None,
-            "paper_top5_accuracy": None,
             **self._find_figures(arg),
             "cell": f"{self.name}:{arg}",
             "method": method,
@@ -145,59 +159,92 @@ class Experiments:
             "teacher_dtype": None,
             # Folder for the teacher's cells: they are computed once. Needs augment=False.
             "teacher_cache": None,
-            "scales": pair["scales"] if decoupled else (1,),
-            "consistent_weight": 1.0,
-            "complementary_weight": 2.0,
-            **self._choose_loss(method, pair, reading),
-            **self._read(method, reading),
+            "train_examples": self.settings["train_examples"],
+            **add_methods(method, settings | (_SMOKE_SETTINGS if smoke else {})),
         }
 
-    def _choose_loss(self, method, pair, reading):
-        """Return the loss of a method and its weights."""
-        base = method.removeprefix("sd_")
-        temperature = self.distillation["temperature"]
-        beta = pair["beta"] if base != method else pair.get("plain_beta", pair["beta"])
-        weights = self.distillation["kd_weights"] if base == "kd" else (1.0, 1.0)
-        # The authors' SD-NKD takes DKD's beta and temperature for its own.
-        own = reading == "paper" or method == "nkd"
-        loss = {
-            "kd": {"name": "KD", "temperature": temperature},
-            "dkd": {"name": "DKD", "alpha": 1.0, "beta": beta, "temperature": temperature},
-            "nkd": {
-                "name": "NKD",
-                "gamma": 1.5 if own else beta,
-                "temperature": 1.0 if own else temperature,
-                "mask_target": reading == "paper",
-            },
-        }[base]
-        names = ("student_loss_weight", "distillation_weight")
-        return {"distillation_loss": loss, **dict(zip(names, weights, strict=True))}
-
-    def _read(self, method, reading):
-        """Return what the paper's text and its authors' code see differently for all methods."""
-        if reading == "paper":
-            loss = {"consistency": "global", "reduction": "sum", "pooling": "direct"}
-            return {**loss, "warmup_epochs": 30}
-        warmup = 0 if method in ("kd", "sd_kd") else self.distillation["official_warmup_epochs"]
-        loss = {"consistency": "label", "reduction": "mean", "pooling": "nested"}
-        return {**loss, "warmup_epochs": warmup}
+    def _collect_settings(self, teacher, student, reading):
+        return methods.READINGS[reading] | self.settings | self.pairs[f"{teacher},{student}"]
 
     def _find_figures(self, arg):
         """Return the table that holds a cell, and the paper's accuracies for it in percent."""
-        for table, cells in self.tables.items():
-            if arg in cells:
-                figures = cells[arg] if isinstance(cells[arg], tuple) else (cells[arg],)
-                names = ("paper_accuracy", "paper_top5_accuracy")
-                return {"table": table, **dict(zip(names, figures, strict=False))}
-        return {}
+        names = ("paper_accuracy", "paper_top5_accuracy")
+        table = next((table for table, cells in self.tables.items() if arg in cells), "")
+        figures = list_figures(self.tables[table][arg]) if table else ()
+        return {"table": table} | dict(zip(names, (*figures, None, None), strict=False))
 
 
-def name_cells(rows):
-    """Return cell -> accuracy from a table's rows (pair, accuracy of each of `METHODS`)."""
+def find_methods(name):
+    """Return the parts of a method's name, `a+b` or `a`.
+
+    Raises:
+        LookupError: for an unknown one, with the near ones.
+    """
+    return [pick("method", part, methods.METHODS) for part in name.split("+")]
+
+
+def add_methods(name, settings):
+    """Return `terms` and `student_loss_weight` of a method, or of a sum of methods.
+
+    A sum has the terms of its parts with the weights that they have there, and the labels weigh as
+    where they weigh most: feature methods, and the sums that authors publish, have them at 1, and
+    their terms' weights are meant beside that. KD alone has 0.1 and 0.9.
+
+    Raises:
+        LookupError: for an unknown method, and for parts with terms of the same name.
+    """
+    parts = find_methods(name)
+    rows = [resolve(methods.METHODS[part], settings) for part in parts]
+    terms: dict = {}
+    for row in rows:
+        shared = terms.keys() & row["terms"].keys()
+        if shared:
+            raise LookupError(
+                f"Methods are added that have a term of the same name each, {shared.pop()}; terms "
+                f"are logged by name. Received: {name!r}"
+            )
+        terms |= row["terms"]
+    for term, changes in methods.SUMS.get(frozenset(parts), {}).items():
+        terms[term] = terms[term] | resolve(changes, settings)
+    return {"student_loss_weight": max(row["label_weight"] for row in rows), "terms": terms}
+
+
+def resolve(value, settings):
+    """Return a row with the values of its settings in their place."""
+    if isinstance(value, methods.Setting):
+        return resolve(settings.get(value.name, value.default), settings)
+    if isinstance(value, dict):
+        return {key: resolve(x, settings) for key, x in value.items()}
+    return tuple(resolve(x, settings) for x in value) if isinstance(value, tuple) else value
+
+
+def find_choices(value, settings, data_set):
+    """Yield the names of a row's settings whose value for a data set is a choice of ours."""
+    if isinstance(value, methods.Setting):
+        given = value.name in settings or isinstance(value.default, methods.Setting)
+        if given:
+            yield from find_choices(settings.get(value.name, value.default), settings, data_set)
+        elif data_set not in value.published:
+            yield value.name
+    elif isinstance(value, (dict, tuple)):
+        for x in value.values() if isinstance(value, dict) else value:
+            yield from find_choices(x, settings, data_set)
+
+
+def list_figures(figure):
+    """Return a table's figure as a tuple: of top-1, of top-1 and top-5, or of nothing."""
+    if figure is None or figure == "-":
+        return ()
+    return figure if isinstance(figure, tuple) else (figure,)
+
+
+def name_cells(pairs, rows, file=""):
+    """Return cell -> accuracy from a table's pairs, and its rows, method -> accuracies of pairs."""
+    prefix = f"{file}:" if file else ""
     return {
-        f"{pair},{method}": accuracy
-        for pair, *accuracies in rows
-        for method, accuracy in zip(METHODS, accuracies, strict=True)
+        f"{prefix}{pair},{method}": accuracy
+        for method, accuracies in rows.items()
+        for pair, accuracy in zip(pairs, accuracies, strict=True)
     }
 
 

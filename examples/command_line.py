@@ -7,6 +7,7 @@ import pathlib
 import re
 import sys
 
+import config_keys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -63,7 +64,7 @@ def _parse_flags(argv):
 def _describe_unknown_keys(argv):
     """Return a message that names the overridden keys that no config has, and the near ones."""
     path = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
-    keys = list(_flatten(_load_config(path)))
+    keys = list(config_keys.flatten(_load_config(path)))
     received = [x[1] for x in map(re.compile(r"--?config\.([^=]+)").match, argv) if x]
     try:
         for key in received:
@@ -71,14 +72,6 @@ def _describe_unknown_keys(argv):
     except LookupError as error:
         return f"{error}"
     return f"A key of the config was refused. Received: {', '.join(received)}"
-
-
-def _flatten(config, prefix=""):
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def _load_config(path, **presets):

@@ -8,17 +8,13 @@ import tempfile
 
 import keras
 import records
+import term_rows
 from command_line import SetupError
 
 import keras_sdd
 from configs import recipes
 from keras_sdd import converters, data, distribution, models, optimizers, schedules
 
-_LOSSES = {
-    "KD": keras_sdd.losses.KD,
-    "DKD": keras_sdd.losses.DKD,
-    "NKD": keras_sdd.losses.NKD,
-}
 _JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 _TORCH_SUFFIXES = (".pth", ".pt")
 
@@ -102,14 +98,14 @@ def load_data(config):
     train_options = {
         "augment": config.augment,
         "num_examples": config.num_examples,
-        "with_ids": has_cache(config),
     }
     if config.smoke:
         options["num_examples"] = config.num_examples
     try:
+        train_options["with_ids"] = has_cache(config) or term_rows.need_ids(config)
         train = data.load(config.dataset, "train", config.batch_size, **options | train_options)
         return train, data.load(config.dataset, "test", config.eval_batch_size, **options)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (FileNotFoundError, ImportError, LookupError, ValueError) as error:
         raise SetupError(error) from error
 
 
@@ -151,22 +147,12 @@ def load_teacher(config, image_shape):
 
 
 def build_distiller(config, teacher, student, steps_per_epoch):
-    """Build the distiller; warm-up is given in epochs and grows with every step."""
-    options = config.distillation_loss.to_dict()
-    name = recipes.pick("distillation loss", options.pop("name"), _LOSSES)
-    return keras_sdd.SDDDistiller(
+    """Build the distiller, whose terms are those of the config's rows."""
+    return keras_sdd.Distiller(
         teacher,
         student,
-        _LOSSES[name](**options),
-        scales=config.scales,
-        consistent_weight=config.consistent_weight,
-        complementary_weight=config.complementary_weight,
-        consistency=config.consistency,
-        pooling=config.pooling,
-        reduction=config.reduction,
+        term_rows.build_terms(config, steps_per_epoch),
         student_loss_weight=config.student_loss_weight,
-        distillation_weight=config.distillation_weight,
-        warmup_steps=config.warmup_epochs * steps_per_epoch,
         fold_teacher=config.fold_teacher,
         teacher_dtype=config.teacher_dtype or None,
     )

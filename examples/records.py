@@ -27,6 +27,7 @@ import shutil
 import subprocess
 import time
 
+import config_keys
 import keras
 
 try:
@@ -116,9 +117,7 @@ def check_workdir(workdir, config):
     """Raise a FolderError if a folder holds a run of another config, naming the keys."""
     if not (workdir / "config.json").exists():
         return
-    old, new = read_json(workdir / "config.json"), json.loads(config.to_json())
-    keys = (old.keys() | new.keys()) - set(PLACES)
-    differing = sorted(key for key in keys if old.get(key) != new.get(key))
+    differing = config_keys.find_changes(read_json(workdir / "config.json"), config, PLACES)
     if differing:
         raise FolderError(
             f"{workdir} holds a run of another config; give another --workdir or remove it. "

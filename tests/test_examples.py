@@ -20,14 +20,16 @@ EXAMPLES = REPOSITORY / "examples"
 sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
 
 import command_line  # noqa: E402
+import config_keys  # noqa: E402
 import distill  # noqa: E402
 import experiment  # noqa: E402
 import records  # noqa: E402
 import report_table  # noqa: E402
+import term_rows  # noqa: E402
 import train_teacher  # noqa: E402
 
-from configs import ablations, cifar100, imagenet  # noqa: E402
-from keras_sdd import converters, data, distribution, models  # noqa: E402
+from configs import ablations, cifar100, imagenet, methods  # noqa: E402
+from keras_sdd import converters, data, distribution, losses, models, terms  # noqa: E402
 
 # Smoke forms of it train resnet8.
 PAIR = "resnet56,resnet20"
@@ -118,7 +120,7 @@ def test_writes_its_records(student_dir):
         for name in ("result", "versions", "config")
     )
     assert result["cell"] == config["cell"] == f"cifar100:{PAIR},sd_dkd"
-    assert config["distillation_loss"]["beta"] == 2.0 and config["smoke"] is True
+    assert config["terms"]["distillation_loss"]["loss"]["beta"] == 2.0 and config["smoke"] is True
     assert 0.0 <= result["last_accuracy"] <= result["best_accuracy"] <= 100.0
     assert result["epochs"] == 2 and result["seed"] == 0 and result["seconds"] > 0.0
     assert versions["keras"] == keras.__version__
@@ -140,7 +142,7 @@ def test_evaluates_what_was_saved(student_dir):
 def test_reports_what_was_run(folder, student_dir):
     program = EXAMPLES / "report_table.py"
     printed = run_python(program, "--table=2", f"--runs={folder}")
-    assert "Not run yet (44 of 44)" in printed  # 36 cells and the eight networks alone
+    assert "Not run yet (87 of 87)" in printed  # 79 cells and the eight networks alone
     command = "python examples/distill.py --config=configs/cifar100.py:resnet50,vgg8,sd_nkd\n"
     assert command in printed
 
@@ -176,27 +178,21 @@ class ReadRecorder:
     def __getattr__(self, key):
         value = getattr(self._config, key)
         if key in self._config.keys():
-            self._read.add(self._prefix + key)
             if hasattr(value, "keys"):
                 return ReadRecorder(value, self._read, f"{self._prefix}{key}.")
+            self._read.add(self._prefix + key)
         elif key == "to_dict":
-            self._read.update(self._prefix + key for key in self._config)
+            self._read.update(self._prefix + key for key in config_keys.flatten(self._config))
         return value
 
     __getitem__ = __getattr__
-
-
-def list_keys(config):
-    """Keys of a config and of those within it."""
-    nested = config.get("distillation_loss", {})
-    return {*config, *(f"distillation_loss.{key}" for key in nested)}
 
 
 @pytest.mark.parametrize(
     ("module", "arg", "reading"),
     [
         (cifar100, "resnet20", "official"),
-        (cifar100, "vgg13,vgg8,sd_kd", "paper"),
+        (cifar100, "vgg13,vgg8,sd_kd+sp+fitnet", "paper"),
         (cifar100, "vgg13,mobilenet_v2,sd_dkd", "official"),
         (cifar100, "vgg13,mobilenet_v2,nkd", "official"),
         (cifar100, "vgg13,vgg8,sd_nkd", "official"),
@@ -213,7 +209,7 @@ def test_smoke_form_takes_a_step_and_reads_every_key(tiny, tmp_path, module, arg
     run = train_teacher.train_teacher if config.method == "ce" else distill.distill
     command_line.name_workdir(recorder)
     result = run(recorder, tmp_path)
-    assert read == list_keys(config)
+    assert read == config_keys.flatten(config).keys()
     assert result["cell"] == config.cell and result["reading"] == reading
     row = records.read_log(tmp_path)[0]
     assert all(np.isfinite(list(row.values())))
@@ -327,11 +323,110 @@ def test_seed_decides_the_run(tiny, tmp_path):
     assert np.abs(weights["first"] - weights["other"]).max() > 1e-3
 
 
-def test_warmup_is_given_in_epochs(tiny):
-    config = smoke_config(f"{PAIR},sd_dkd", warmup_epochs=20)
-    networks = [build_tiny(name, 10, (32, 32, 3)) for name in ("teacher", "student")]
-    distiller = experiment.build_distiller(config, *networks, steps_per_epoch=782)
-    assert distiller.warmup_steps == 20 * 782
+def build_terms(arg, steps_per_epoch=782, **changes):
+    """The terms of an experiment by name."""
+    config = cifar100.get_config(f"{PAIR},{arg}")
+    config.update(changes)
+    return {term.name: term for term in term_rows.build_terms(config, steps_per_epoch)}
+
+
+def test_terms_are_those_of_the_rows():
+    terms = build_terms("sd_dkd+sp")
+    assert list(terms) == ["distillation_loss", "sp_loss"]
+    sdd, sp = terms.values()
+    assert sdd.warmup_steps == 20 * 782 and sp.warmup_steps == 0  # given in epochs
+    assert sdd.scales == (1, 2) and sdd.pooling == "nested" and float(sp.weight) == 3000.0
+    assert sdd.loss.loss.get_config() == {"alpha": 1.0, "beta": 2.0, "temperature": 4.0}
+    assert sdd.loss.get_config() == {
+        "loss": sdd.loss.loss,
+        "consistent_weight": 1.0,
+        "complementary_weight": 2.0,
+        "consistency": "label",
+        "reduction": "mean",
+        "include_global": True,
+        "scales": (1, 2),
+    }
+
+
+def test_losses_within_losses_are_built(monkeypatch):
+    class Sum(losses.LogitLoss):
+        def __init__(self, losses, weights):
+            self.losses, self.weights = losses, weights
+
+    monkeypatch.setattr(losses, "Sum", Sum, raising=False)
+    monkeypatch.setattr(losses, "__all__", [*losses.__all__, "Sum"])
+    parts = ({"name": "KD", "temperature": 2.0}, {"name": "NKD"})
+    loss = term_rows.build_loss({"name": "Sum", "losses": parts, "weights": (1.0, 2.0)})
+    assert loss.weights == (1.0, 2.0) and loss.losses[0].temperature == 2.0
+    assert [type(part) for part in loss.losses] == [losses.KD, losses.NKD]
+
+
+class Memory(terms.Term):
+    """A term that asks for what an experiment knows."""
+
+    needs_ids = True
+
+    def __init__(self, num_samples, batch_size, weight=1.0, warmup_steps=0, name=None):
+        super().__init__(weight, warmup_steps, name)
+        self.sizes = num_samples, batch_size
+
+
+def test_terms_are_told_what_the_experiment_knows(monkeypatch):
+    config = cifar100.get_config(f"{PAIR},sp")
+    assert not term_rows.need_ids(config)
+    assert not term_rows.need_ids(cifar100.get_config("resnet20"))
+    monkeypatch.setattr(terms, "SP", Memory)
+    assert term_rows.need_ids(config)
+    assert build_terms("sp")["sp_loss"].sizes == (50000, 64)
+    sizes = build_terms("sp", num_examples=32, batch_size=16)["sp_loss"].sizes
+    assert sizes == (32, 16)
+    smoke = smoke_config(f"{PAIR},sp")
+    for train, _ in (experiment.load_data(smoke), experiment.load_data(smoke)):
+        _, targets = next(iter(train.as_numpy_iterator()))
+        assert sorted(targets["ids"]) == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"term": "PS"}, "Unknown term. Near: SP.*Received: 'PS'"),
+        ({"term": "SP", "wieght": 1.0}, "Unknown argument of SP. Near: weight.*'wieght'"),
+        ({"term": "SP", "warmup_epoch": 1}, "Near: warmup_epochs.*'warmup_epoch'"),
+        ({"term": "SDD", "loss": {"name": "DDK"}}, "Unknown loss. Near: DKD.*'DDK'"),
+        ({"term": "SDD", "loss": {"name": "KD", "temp": 2.0}}, "argument of KD.*temperature"),
+    ],
+)
+def test_wrong_rows_bring_near_names(tiny, tmp_path, row, message):
+    config = smoke_config(f"{PAIR},sp")
+    with config.unlocked():
+        config.terms = {"sp_loss": row}
+    with pytest.raises(command_line.SetupError, match=message):
+        distill.distill(config, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small_pair():
+    """A teacher and a student whose stages differ, with images and targets of one batch."""
+    shape = (16, 16, 3)
+    networks = [models.build(f"cifar100/{name}", 10, shape) for name in ("resnet8x4", "resnet8")]
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((8, *shape)).astype("float32")
+    targets = {"labels": np.arange(8) % 5, "ids": np.arange(8)}
+    return *networks, images, targets
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="rows are alike on all backends")
+@pytest.mark.parametrize("method", [*methods.METHODS, "sd_kd+sp", "crd+wttm", "sd_dkd+reviewkd"])
+def test_every_method_takes_a_step(small_pair, method):
+    teacher, student, images, targets = small_pair
+    config = smoke_config(f"{PAIR},{method}", fold_teacher=False, batch_size=8)
+    distiller = experiment.build_distiller(config, teacher, student, steps_per_epoch=1)
+    optimizer = experiment.build_optimizer(config, 1)
+    distiller.compile(optimizer, losses.CrossEntropy(), jit_compile=False)
+    read = distiller.compute_teacher_targets(images)  # tracing the teacher is most of a first step
+    logs = distiller.train_on_batch(images, targets | read, return_dict=True)
+    assert {"loss", "student_loss", *config.terms} <= logs.keys()
+    assert np.isfinite(list(logs.values())).all()
 
 
 def test_clipping_can_be_left_out():
@@ -502,13 +597,43 @@ def test_report_gives_mean_and_sample_deviation(tmp_path):
 
 @pytest.mark.parametrize("table", list("12345678"))
 def test_every_cell_has_its_command(table, tmp_path):
-    commands = report_table.report_table(table, tmp_path).split("Not run yet")[1].splitlines()[1:]
+    report, commands = report_table.report_table(table, tmp_path).split("Not run yet")
     cells = report_table.list_cells(table)
-    assert len(commands) == len(cells)
-    for command, cell in zip(commands, cells, strict=True):
-        file, arg = cell.split(":")
+    assert all(f"| {name.split(':')[-1]} " in report for name in cells)
+    due = [name for name, cell in cells.items() if cell.figure != "-" and cell.config]
+    assert f"({len(due)} of {len(due)})" in commands
+    for command, name in zip(commands.splitlines()[1:], due, strict=True):
+        file, arg = name.split(":")
         program = "distill" if "," in arg else "train_teacher"
         assert command == f"python examples/{program}.py --config=configs/{file}.py:{arg}"
+
+
+def read_lines(table, folder):
+    """The fields of the lines of a report."""
+    lines = report_table.report_table(table, folder).splitlines()
+    rows = [[field.strip() for field in line.split("|")[1:-1]] for line in lines if "|" in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_report_of_other_methods(tmp_path):
+    arg = "resnet32x4,resnet8x4,sp"
+    changed = cifar100.get_config(arg)
+    changed.terms.sp_loss.weight = 1.0
+    for name, config in (("run", cifar100.get_config(arg)), ("changed", changed)):
+        write_run(tmp_path / name, config, (70.0, 90.0, 71.0, 91.0))
+    # A run counts in every table that has its experiment.
+    for table in ("combinations", "sp_on_cells"):
+        assert read_lines(table, tmp_path)[arg] == ["72.94", "70.00", "71.00", "1"]
+        assert "changed: terms.sp_loss.weight" in report_table.report_table(table, tmp_path)
+    lines = read_lines("2", tmp_path)
+    assert lines["resnet50,vgg8,wcord"] == ["74.86", "no code", "no code", "0"]
+    assert lines["resnet50"] == ["79.34", "-", "-", "0"]
+    report = report_table.report_table("2", tmp_path)
+    assert "reviewkd_weight: cifar100:resnet50,mobilenet_v2,reviewkd" in report
+    lines = read_lines("published", tmp_path)
+    assert lines[f"cifar100:{arg}"] == ["72.94", "70.00", "71.00", "1", "RepDistiller"]
+    assert lines["imagenet:resnet34,resnet18,wkd_l"] == ["72.49", "no code", "no code", "0", "WKD"]
+    assert lines["cifar100:resnet8x4"] == ["72.50", "-", "-", "0", "RepDistiller"]
 
 
 # The command line, without Keras, which it does not need.
@@ -541,17 +666,17 @@ def test_presets_yield_to_other_overrides():
         "--config.reading=paper",
         "--config.smoke",
         "--config.epochs=5",
-        "--config.scales=(1,4)",
-        "--config.distillation_loss.gamma=2.5",
+        "--config.terms.distillation_loss.scales=(1,4)",
+        "--config.terms.distillation_loss.loss.gamma=2.5",
         "--config.num_examples=100",
     )
     assert status == 0, printed
     config, end = json.JSONDecoder().raw_decode(printed)
-    assert config["reading"] == "paper" and config["pooling"] == "direct"
+    term = config["terms"]["distillation_loss"]
+    assert config["reading"] == "paper" and term["pooling"] == "direct"
     assert config["smoke"] and config["dataset"] == "synthetic" and config["batch_size"] == 16
-    assert config["epochs"] == 5 and config["scales"] == [1, 4] and config["num_examples"] == 100
-    assert config["distillation_loss"]["gamma"] == 2.5
-    assert config["distillation_loss"]["mask_target"] is True
+    assert config["epochs"] == 5 and term["scales"] == [1, 4] and config["num_examples"] == 100
+    assert term["loss"]["gamma"] == 2.5 and term["loss"]["mask_target"] is True
     assert printed[end:].strip() == "runs/cifar100/vgg13-vgg8-sd_nkd/paper-seed0-smoke"
 
 
@@ -560,8 +685,8 @@ def test_presets_yield_to_other_overrides():
     [
         ([CONFIG, "--config.epoch=3"], "Near: epochs"),
         (
-            [*CONFIG.split("="), "--config.distillation_loss.gama=3"],
-            "Near: distillation_loss.gamma",
+            [*CONFIG.split("="), "--config.terms.distillation_loss.loss.gama=3"],
+            "Near: terms.distillation_loss.loss.gamma",
         ),
         ([CONFIG, "--config.reading=papers"], "Near: paper."),
         ([CONFIG, "--config.epochs=three"], "invalid literal"),
