@@ -96,4 +96,5 @@ class MGD(FeatureTerm):
             self.build({"map0": teacher.shape}, {"map0": student.shape})
         if mask is None:
             mask = self.draw_mask(ops.shape(teacher)[0], teacher.shape[-1])
-        return ops.sum((self.generate(student, mask) - teacher) ** 2, axis=(1, 2, 3))
+        generated = self.generate(student, ops.cast(mask, "float32"))
+        return ops.sum((generated - teacher) ** 2, axis=(1, 2, 3))
