@@ -215,17 +215,16 @@ def rkd(teacher, student, distance_weight=25.0, angle_weight=50.0):
         return np.where(np.abs(gap) < 1, gap**2 / 2, np.abs(gap) - 0.5)
 
     def distances(x):
-        values = np.array([[np.linalg.norm(a - b) for b in x] for a in x])
+        values = np.array([np.linalg.norm(x - first, axis=1) for first in x])
         return values / values[values > 0].mean()
 
     def angles(x):
-        values = np.zeros([len(x)] * 3)
-        for i, j, k in np.ndindex(*values.shape):
-            if i not in (j, k):
-                first, second = x[j] - x[i], x[k] - x[i]
-                lengths = np.linalg.norm(first) * np.linalg.norm(second)
-                values[i, j, k] = first @ second / lengths
-        return values
+        values = []
+        for first in x:
+            lengths = np.linalg.norm(x - first, axis=1, keepdims=True)
+            sides = (x - first) / np.where(lengths > 0, lengths, 1)
+            values.append(sides @ sides.T)
+        return np.array(values)
 
     distance = huber(distances(teacher) - distances(student)).mean(1)
     angle = huber(angles(teacher) - angles(student)).mean((1, 2))
