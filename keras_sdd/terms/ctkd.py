@@ -37,8 +37,8 @@ class CTKD(SDD):
     Raises:
         ValueError: for options that do not fit; the message says what was received.
 
-    Source: Li et al., "Curriculum Temperature for Knowledge Distillation" (AAAI 2023), eq. 2 to 8,
-    with the global temperature.
+    Source: Li et al., "Curriculum Temperature for Knowledge Distillation" (AAAI 2023), with the
+    global temperature.
     """
 
     def __init__(

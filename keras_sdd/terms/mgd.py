@@ -30,8 +30,8 @@ class MGD(FeatureTerm):
         ValueError: for options that do not fit, for several pairs; when it is built, for maps of
             different or unknown size.
 
-    Source: Yang et al., "Masked Generative Distillation" (ECCV 2022), eq. 2 to 5; channels are
-    masked, as the authors' program for classification does, not positions.
+    Source: Yang et al., "Masked Generative Distillation" (ECCV 2022). Channels are masked, as
+    by the authors' program for classification, not positions as in the paper.
     """
 
     def __init__(

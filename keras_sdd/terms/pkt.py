@@ -26,7 +26,7 @@ class PKT(EmbeddingTerm):
         warmup_steps, name: as for `FeatureTerm`.
 
     Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge
-    Transfer" (ECCV 2018), eq. 3 to 6 with cosines.
+    Transfer" (ECCV 2018), with the cosine kernel.
     """
 
     relates_samples = True

@@ -29,7 +29,8 @@ class RKD(EmbeddingTerm):
     Raises:
         ValueError: if a weight is negative or not finite.
 
-    Source: Park et al., "Relational Knowledge Distillation" (CVPR 2019), eq. 4 to 10.
+    Source: Park et al., "Relational Knowledge Distillation" (CVPR 2019), the distance-wise
+    and the angle-wise loss.
     """
 
     relates_samples = True
