@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from backends import to_numpy, value_and_gradient
+from backends import BACKEND, to_numpy, value_and_gradient
 from keras import ops
 
 from keras_sdd import terms
@@ -261,7 +261,8 @@ def test_ramp_of_ctkd(ramp_steps):
     assert float(terms.CTKD().gradient_factor) == -1.0
 
 
-def test_temperature_is_logged_and_ascends():
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all of them")
+def test_temperature_is_logged_and_moves():
     maps = [as_maps(BASELINES["mgd/teacher_map"])], [as_maps(BASELINES["mgd/student_map"])]
     distiller = distil_maps(*maps, terms.CTKD(start=-1.0, ramp_steps=2, name="own"))
     logs = [fit_maps(distiller, *maps) for _ in range(2)]
