@@ -109,6 +109,20 @@ def _average(maps, weights):
     return ops.cast(cells, maps.dtype) if keras.backend.is_float_dtype(maps.dtype) else cells
 
 
+def pool_to_size(maps, height, width):
+    """Average maps (B, H, W, C) over adaptive bins to (B, height, width, C), in float32."""
+    rows, columns, channels = check_size(maps.shape)
+    maps = ops.cast(maps, "float32")
+    # Rows, then columns: one matrix for both would cost as many products as positions.
+    if rows != height:
+        weights = ops.convert_to_tensor(_bins(rows, height), "float32")
+        maps = ops.matmul(weights, ops.reshape(maps, (-1, rows, columns * channels)))
+        maps = ops.reshape(maps, (-1, height, columns, channels))
+    if columns != width:
+        maps = ops.matmul(ops.convert_to_tensor(_bins(columns, width), "float32"), maps)
+    return maps
+
+
 def check_size(shape, data_format="channels_last"):
     """Height, width and channels of maps, if all are known.
 

@@ -176,3 +176,79 @@ def fitnet(teacher_map, student_map, kernel, bias, gamma, beta):
     maps = maps + bias
     normalized = (maps - maps.mean((0, 1, 2))) / np.sqrt(maps.var((0, 1, 2)) + 1e-5)
     return np.mean((np.maximum(normalized * gamma + beta, 0) - teacher_map) ** 2, axis=(1, 2, 3))
+
+
+def sdd_sp(teacher_map, student_map, scales=(1, 2, 4)):
+    """The mean over the cells of `sp` of each: (B,)."""
+    teacher, student = (average_cells(x, scales) for x in (teacher_map, student_map))
+    return np.mean([sp(teacher[:, i], student[:, i]) for i in range(teacher.shape[1])], axis=0)
+
+
+def pool_adaptively(maps, height, width):
+    """Maps (B, H, W, C) to (B, height, width, C), bin by bin."""
+    pooled = np.zeros((len(maps), height, width, maps.shape[-1]))
+    for i, j in np.ndindex(height, width):
+        top, bottom = i * maps.shape[1] / height, (i + 1) * maps.shape[1] / height
+        left, right = j * maps.shape[2] / width, (j + 1) * maps.shape[2] / width
+        rows = slice(int(np.floor(top)), int(np.ceil(bottom)))
+        columns = slice(int(np.floor(left)), int(np.ceil(right)))
+        pooled[:, i, j] = maps[:, rows, columns].mean((1, 2))
+    return pooled
+
+
+def at(teacher_map, student_map, power=2):
+    """Mean squared difference of attention maps, of the smaller size: (B,)."""
+    size = np.minimum(teacher_map.shape[1:3], student_map.shape[1:3])
+
+    def attend(maps):
+        attention = np.mean(np.abs(pool_adaptively(maps, *size)) ** power, -1)
+        attention = attention.reshape(len(maps), -1)
+        return attention / np.linalg.norm(attention, axis=1, keepdims=True)
+
+    return np.mean((attend(teacher_map) - attend(student_map)) ** 2, axis=1)
+
+
+def rkd(teacher, student, distance_weight=25.0, angle_weight=50.0):
+    """Weighted Huber losses of distances and angles, by their first sample: (B,)."""
+
+    def huber(gap):
+        return np.where(np.abs(gap) < 1, gap**2 / 2, np.abs(gap) - 0.5)
+
+    def distances(x):
+        values = np.array([np.linalg.norm(x - first, axis=1) for first in x])
+        return values / values[values > 0].mean()
+
+    def angles(x):
+        values = []
+        for first in x:
+            lengths = np.linalg.norm(x - first, axis=1, keepdims=True)
+            sides = (x - first) / np.where(lengths > 0, lengths, 1)
+            values.append(sides @ sides.T)
+        return np.array(values)
+
+    distance = huber(distances(teacher) - distances(student)).mean(1)
+    angle = huber(angles(teacher) - angles(student)).mean((1, 2))
+    return distance_weight * distance + angle_weight * angle
+
+
+def pkt(teacher, student):
+    """Divergence of each sample's neighbourhood over the batch size: (B,)."""
+
+    def neighbours(x):
+        units = x / np.linalg.norm(x, axis=1, keepdims=True)
+        likeness = (units @ units.T + 1) / 2
+        return likeness / likeness.sum(1, keepdims=True)
+
+    p, q = neighbours(teacher), neighbours(student)
+    return np.mean(p * np.log((p + 1e-7) / (q + 1e-7)), axis=1)
+
+
+def mgd(teacher_map, student_map, weights):
+    """Squared distance, summed, of two padded convolutions of a map to the teacher's: (B,)."""
+
+    def generate(maps, name):
+        padded = np.pad(maps, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        return convolve(padded, weights[f"{name}/kernel"]) + weights[f"{name}/bias"]
+
+    generated = generate(np.maximum(generate(student_map, "generate1"), 0), "generate2")
+    return np.sum((generated - teacher_map) ** 2, axis=(1, 2, 3))

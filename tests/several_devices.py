@@ -109,7 +109,7 @@ def make_terms():
     """The terms of the table that take every sample by itself, with weights that train steadily."""
     made = [case.build() for name, case in TERMS.items() if name != "SDD"]
     for term in made:
-        term.weight = 1.0
+        term.weight = min(term.get_config()["weight"], 1.0)
     return [term for term in made if not term.relates_samples]
 
 

@@ -1,10 +1,19 @@
 """The terms of a distillation loss, and the bases for terms of your own."""
 
+from keras_sdd.terms.at import AT
 from keras_sdd.terms.base import Term
 from keras_sdd.terms.crd import CRD
+from keras_sdd.terms.ctkd import CTKD
 from keras_sdd.terms.features import EmbeddingTerm, FeatureTerm
 from keras_sdd.terms.fitnet import FitNet
+from keras_sdd.terms.mgd import MGD
+from keras_sdd.terms.pkt import PKT
+from keras_sdd.terms.rkd import RKD
 from keras_sdd.terms.sdd import SDD
+from keras_sdd.terms.sdd_sp import SDDSP
 from keras_sdd.terms.sp import SP
 
-__all__ = ["CRD", "SDD", "SP", "EmbeddingTerm", "FeatureTerm", "FitNet", "Term"]
+__all__ = [
+    "AT", "CRD", "CTKD", "MGD", "PKT", "RKD", "SDD", "SDDSP", "SP", "EmbeddingTerm", "FeatureTerm",
+    "FitNet", "Term",
+]  # fmt: skip

@@ -107,6 +107,15 @@ def match_stages(teacher, student):
     return list(zip(*(x[i : i + count] for x, i in zip(sides, starts, strict=True)), strict=True))
 
 
+def check_single_pair(method, pairs):
+    """Raise a ValueError if a method that learns for one pair of layers is given several."""
+    if pairs is not None and len(pairs) > 1:
+        raise ValueError(
+            f"{method} compares one pair of layers; add one for each, with a name of its own. "
+            f"Received: layers={pairs!r}"
+        )
+
+
 def _measure(maps):
     """The logarithm of the height of a map (B, H, W, C); 0 where it is unknown."""
     return math.log2(maps.shape[1] or 1)

@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from keras_sdd.normalization import BatchNorm
-from keras_sdd.terms.features import FeatureTerm, match_stages
+from keras_sdd.terms.features import FeatureTerm, check_single_pair, match_stages
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -32,11 +32,7 @@ class FitNet(FeatureTerm):
 
     def __init__(self, layers=None, weight=100.0, warmup_steps=0, name="fitnet_loss"):
         super().__init__(layers, weight, warmup_steps, name)
-        if self.layers is not None and len(self.layers) > 1:
-            raise ValueError(
-                "FitNet compares one pair of layers; add a FitNet for each, with a name of its own."
-                f" Received: layers={layers!r}"
-            )
+        check_single_pair("FitNet", self.layers)
 
     def choose_pairs(self, teacher, student):
         return match_stages(teacher, student)[:2][-1:]

@@ -30,16 +30,20 @@ class SP(FeatureTerm):
         super().__init__(layers, weight, warmup_steps, name)
 
     def compare(self, teacher_map, student_map):
-        gap = relate_rows(teacher_map) - relate_rows(student_map)
+        gap = relate_rows(flatten(teacher_map)) - relate_rows(flatten(student_map))
         return ops.mean(gap**2, axis=-1)
 
 
-def relate_rows(features):
-    """Normalized similarities (B, B) between the samples of features (B, ...)."""
-    flat = ops.reshape(ops.cast(features, "float32"), (ops.shape(features)[0], -1))
+def flatten(features):
+    """Features (B, ...) as float32 vectors (B, F)."""
+    return ops.reshape(ops.cast(features, "float32"), (ops.shape(features)[0], -1))
+
+
+def relate_rows(vectors):
+    """Normalized similarities (..., B, B) between the samples of float32 vectors (..., B, F)."""
     # A common factor changes no similarity: without it squares of large features overflow.
-    largest = ops.stop_gradient(ops.max(ops.abs(flat)))
-    flat = flat / ops.where(largest > 0, largest, 1.0)
-    similarities = ops.matmul(flat, ops.transpose(flat))
+    largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=(-2, -1), keepdims=True))
+    vectors = vectors / ops.where(largest > 0, largest, 1.0)
+    similarities = ops.matmul(vectors, ops.swapaxes(vectors, -2, -1))
     squares = ops.sum(similarities**2, axis=-1, keepdims=True)
     return similarities / ops.sqrt(ops.maximum(squares, 1e-24))

@@ -5,9 +5,9 @@ import pathlib
 
 import keras
 import numpy as np
-from backends import to_numpy
+from backends import to_numpy, value_and_gradient
 from fixtures.weights import make_state_dict
-from keras import layers
+from keras import layers, ops
 from networks import build_filled
 
 import keras_sdd
@@ -40,6 +40,26 @@ def read_features(who, kind="feats"):
     """The recorded maps of `"student"` or `"teacher"` by stage, channels last."""
     maps = [as_maps(BASELINES[f"features/{who}_preact{i}"]) for i in range(4)]
     return maps if kind == "preact" else list(map(relu, maps))
+
+
+def value_and_gradients(function, *arrays):
+    """The scalar `function(*arrays)` and its gradient with respect to each array."""
+    ends = np.cumsum([x.size for x in arrays])
+
+    def of_all(joined):
+        parts = [joined[end - x.size : end] for end, x in zip(ends, arrays, strict=True)]
+        return function(*(ops.reshape(x, y.shape) for x, y in zip(parts, arrays, strict=True)))
+
+    joined = np.concatenate([x.reshape(-1) for x in arrays]).astype("float32")
+    value, gradient = value_and_gradient(of_all, joined)
+    parts = np.split(gradient, ends[:-1])
+    return value, [x.reshape(y.shape) for x, y in zip(parts, arrays, strict=True)]
+
+
+def compare(term, teacher, student):
+    """The mean of a term over the batch, and the gradients of both maps."""
+    mean = lambda x, y: ops.mean(term.compare(x, y))  # noqa: E731
+    return value_and_gradients(mean, teacher, student)
 
 
 def distil_maps(teacher_maps, student_maps, term):
@@ -117,9 +137,8 @@ def follow_recorded_run(method, term, find_weight=None, make_targets=None, rtol=
         np.testing.assert_allclose(
             parts, expected, rtol=rtol if step < 2 else 1e-3, err_msg=f"step {step}"
         )
-    assert_close(
-        to_numpy(student(images[0])), STEPS[f"{method}/final_logits"], "final_logits", 3e-3
-    )
+    logits = to_numpy(student(images[0]))
+    assert_close(logits, STEPS[f"{method}/final_logits"], "final_logits", 5e-3)
     for name, value in weights.items():
         actual, expected = to_numpy(find_weight(term, name).value), STEPS[f"{method}/final/{name}"]
         if "running" in name:

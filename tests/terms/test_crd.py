@@ -1,14 +1,24 @@
-"""CRD: what it draws, what it remembers of whom, and what it asks of the targets."""
+"""CRD: what it draws and remembers, what it asks of the targets, and recorded values."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from backends import BACKEND, to_numpy
+from backends import BACKEND, to_numpy, value_and_gradient
 from classifiers import NUM_CLASSES, build_cnn, draw_data
 from keras import ops
 
 from keras_sdd import Distiller, terms
+from terms.recorded import (
+    BASELINES,
+    STEPS,
+    assert_close,
+    assert_taken,
+    distil_maps,
+    fit_maps,
+    follow_recorded_run,
+    to_keras,
+)
 
 X, Y = draw_data(24)
 on_one = pytest.mark.skipif(BACKEND == "jax", reason="alike on all backends, slow to compile here")
@@ -136,3 +146,95 @@ def test_embeddings_of_nothing_stay_finite():
         layer.bias.assign(0 * layer.bias)
     with keras.StatelessScope():
         assert np.isfinite(to_numpy(term(*readings, targets))).all()
+
+
+# Against values, gradients and steps of the public program.
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class RecordedCRD(terms.CRD):
+    """Begins with given memories, and takes the negatives that are assigned to it."""
+
+    def __init__(self, memories, **options):
+        self.memories = memories
+        super().__init__(len(memories[0]), 16, num_features=memories[0].shape[1], **options)
+
+    def build(self, *shapes):
+        super().build(*shapes)
+        self.student_memory.assign(self.memories[0])
+        self.teacher_memory.assign(self.memories[1])
+        self.negatives = self.add_weight(
+            name="negatives", shape=(8, 16), dtype="int32", initializer="zeros", trainable=False
+        )
+
+    def draw_negatives(self, labels):
+        return ops.convert_to_tensor(self.negatives)
+
+    def get_config(self):
+        return {}
+
+
+def find_crd_weight(term, name):
+    side, _, kind = name.partition(".linear.")
+    layer = term.embed_student if side == "embed_s" else term.embed_teacher
+    return layer.kernel if kind == "weight" else layer.bias
+
+
+def test_crd():
+    """Both steps: values, gradients, Z and memories; the second with the weights of the first."""
+    memories = [BASELINES[f"crd/memory_v{i}"] for i in (1, 2)]
+    pooled = [BASELINES[f"features/{who}_pooled"] for who in ("teacher", "student")]
+    term = RecordedCRD(memories, layers=[("maps0", "maps0")], weight=1.0)
+    distiller = distil_maps(*([x] for x in pooled), term)
+    before = {
+        f"{side}.linear.{kind}": to_keras(BASELINES[f"crd/{side}/param/linear.{kind}"])
+        for side in ("embed_s", "embed_t")
+        for kind in ("weight", "bias")
+    }
+    for step in ("step1", "step2"):
+        if step == "step2":
+            pooled = [BASELINES[f"crd/step2/{who}_pooled"] for who in ("teacher", "student")]
+        for name, value in before.items():
+            find_crd_weight(term, name).assign(value)
+        index = BASELINES[f"crd/{step}/index"]
+        term.negatives.assign(BASELINES[f"crd/{step}/contrast_index"][:, 1:])
+        state = [ops.convert_to_numpy(v) for v in term.non_trainable_variables]
+
+        def value_of(student, teacher=pooled[0], index=index):
+            readings = ({"map0": ops.convert_to_tensor(teacher)}, {"map0": student})
+            with keras.StatelessScope():  # what it remembers stays as it is
+                return ops.mean(term(*readings, {"ids": ops.convert_to_tensor(index)}))
+
+        _, gradient = value_and_gradient(value_of, pooled[1])
+        expected = BASELINES[f"crd/{step}/student_pooled_grad"]
+        assert_close(gradient, expected, f"{step} student_pooled")
+        for variable, value in zip(term.non_trainable_variables, state, strict=True):
+            np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+        logs = fit_maps(distiller, *([x] for x in pooled), ids=index.astype("int32"))
+        np.testing.assert_allclose(logs["crd_loss"][0], BASELINES[f"crd/{step}/loss"], rtol=2e-5)
+        for name, value in before.items():
+            side, _, rest = name.partition(".")
+            gradient = to_keras(BASELINES[f"crd/{step}/{side}/param_grad/{rest}"])
+            assert_taken(find_crd_weight(term, name), value, gradient, f"{step} {name}")
+        memories = [to_numpy(x.value) for x in (term.student_memory, term.teacher_memory)]
+        for i in (0, 1):
+            expected = BASELINES[f"crd/{step}/memory_v{i + 1}_rows"]
+            assert_close(memories[i][index], expected, f"{step} memory_v{i + 1}")
+        normalizers = [float(x.value) for x in (term.student_normalizer, term.teacher_normalizer)]
+        np.testing.assert_allclose(normalizers, BASELINES[f"crd/{step}/Z"], rtol=2e-5)
+    for i in (0, 1):
+        assert_close(memories[i], BASELINES[f"crd/step2/memory_v{i + 1}"], f"memory_v{i + 1}")
+
+
+def test_training_follows_the_recorded_run():
+    term = RecordedCRD([STEPS[f"crd/memory_v{i}"] for i in (1, 2)])
+
+    def make_targets(step, labels):
+        term.negatives.assign(STEPS["crd/contrast_index"][step][:, 1:])
+        return {"labels": labels, "ids": STEPS["crd/index"][step].astype("int32")}
+
+    follow_recorded_run("crd", term, find_crd_weight, make_targets)
+    for i, memory in ((1, term.student_memory), (2, term.teacher_memory)):
+        assert_close(to_numpy(memory.value), STEPS[f"crd/final_memory_v{i}"], f"memory_v{i}", 3e-3)
+    normalizers = [float(x.value) for x in (term.student_normalizer, term.teacher_normalizer)]
+    np.testing.assert_allclose(normalizers, STEPS["crd/Z"], rtol=2e-5)

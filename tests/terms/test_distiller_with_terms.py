@@ -386,6 +386,15 @@ def used_term():
         (lambda: [terms.FitNet([("conv1", "conv1"), ("conv2", "conv2")])], "one pair of layers"),
         (lambda: [terms.SP(weight=-1)], "weight=-1"),
         (lambda: [terms.SP(warmup_steps=float("nan"))], "warmup_steps=nan"),
+        (lambda: [terms.AT(power=0.5)], "power=0.5"),
+        (lambda: [terms.AT(layers=[("logits", "conv2")])], "rank 4"),
+        (lambda: [terms.RKD(angle_weight=-1)], "angle_weight=-1"),
+        (lambda: [terms.SDDSP(reading="cell")], "'concatenated'.*reading='cell'"),
+        (lambda: [terms.MGD(mask_ratio=1)], "below 1.*mask_ratio=1"),
+        (lambda: [terms.MGD(layers=[("conv1", "conv1"), ("conv2", "conv2")])], "MGD compares one"),
+        (lambda: [terms.CTKD(start=None)], "start=None"),
+        (lambda: [terms.CTKD(lowest=0)], "lowest=0"),
+        (lambda: [terms.CTKD(ramp_steps=-1)], "ramp_steps=-1"),
         (lambda: [Unread()], "dict of name to tensor.*'unread_loss'"),
         (lambda: [terms.Term()], "must implement `read"),
         (lambda: [terms.SDD(keras.losses.KLDivergence())], "LogitLoss"),
@@ -405,6 +414,8 @@ def test_maps_that_no_regressor_fits():
     small = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
     with pytest.raises(ValueError, match=r"half as large.*teacher's \(None, 8, 8, 16\)"):
         Distiller(build_cnn(8), small, [terms.FitNet([("conv2", "tiny")])])
+    with pytest.raises(ValueError, match=r"equal height and width.*student's \(None, 2, 2, 4\)"):
+        Distiller(build_cnn(8), small, [terms.MGD(layers=[("conv2", "tiny")])])
 
 
 def test_value_of_another_shape():
@@ -425,4 +436,5 @@ def test_loss_that_relates_samples_needs_a_batch():
     with pytest.raises(ValueError, match=r"\(B, ..., K\)"):
         Related()(np.array(0), logits, logits)
     assert terms.SDD(Related()).relates_samples and not terms.SDD().relates_samples
-    assert terms.SP().relates_samples and not terms.FitNet().relates_samples
+    assert all(x().relates_samples for x in (terms.SP, terms.SDDSP, terms.RKD, terms.PKT))
+    assert not any(x().relates_samples for x in (terms.FitNet, terms.AT, terms.MGD, terms.CTKD))

@@ -1,23 +1,25 @@
-"""FitNet and SP against values, gradients and training steps of the public PyTorch programs."""
+"""Terms against values, gradients and training steps of the public PyTorch programs."""
 
 import keras
 import numpy as np
 import pytest
-from backends import to_numpy, value_and_gradient
+import reference
+from backends import BACKEND, to_numpy, value_and_gradient
 from keras import ops
 
 from keras_sdd import terms
 from terms.recorded import (
     BASELINES,
-    STEPS,
     as_maps,
     assert_close,
     assert_taken,
+    compare,
     distil_maps,
     fit_maps,
     follow_recorded_run,
     read_features,
     to_keras,
+    value_and_gradients,
 )
 
 # PyTorch's name of a weight of the regressor: ours.
@@ -72,123 +74,214 @@ def test_fitnet(case):
         assert_close(statistics, BASELINES[f"{case}/stats/{name}"], name)
 
 
+def assert_recorded(result, name, *gradients, tolerance=2e-5):
+    """That a value, `NAME/loss`, and gradients, arrays and their names, are those recorded."""
+    np.testing.assert_allclose(result, BASELINES[f"{name}/loss"], rtol=tolerance)
+    for actual, kind in gradients:
+        expected = BASELINES[f"{name}/{kind}"]
+        expected = as_maps(expected) if expected.ndim == 4 else expected
+        assert_close(actual, expected, kind, tolerance)
+
+
+def read_both(kind):
+    """Teacher's and student's: all maps by stage, the last ones, or those pooled."""
+    if kind == "pooled":
+        return [BASELINES[f"features/{who}_pooled"] for who in ("teacher", "student")]
+    maps = [read_features(who) for who in ("teacher", "student")]
+    return maps if kind == "all" else [x[3] for x in maps]
+
+
 def test_sp():
-    student, teacher = (read_features(who)[3] for who in ("student", "teacher"))
-    term = terms.SP()
-    value, gradient = value_and_gradient(
-        lambda x: ops.mean(term.compare(ops.convert_to_tensor(teacher), x)), student
-    )
-    np.testing.assert_allclose(value, BASELINES["sp/loss"], rtol=2e-5)
-    assert_close(gradient, as_maps(BASELINES["sp/student3_grad"]), "student3")
+    teacher, student = read_both("last")
+    value, (_, gradient) = compare(terms.SP(), teacher, student)
+    assert_recorded(value, "sp", (gradient, "student3_grad"))
     np.testing.assert_allclose(
-        to_numpy(ops.mean(term.compare(teacher, student))), value, rtol=1e-6
+        to_numpy(ops.mean(terms.SP().compare(teacher, student))), value, rtol=1e-6
     )  # arrays will do
 
 
-def test_sp_of_extreme_maps():
+@pytest.mark.parametrize("reading", ["cells", "scales", "concatenated"])
+def test_sdd_sp(reading):
+    teacher, student = (as_maps(BASELINES[f"combination/{x}_map"]) for x in ("teacher", "student"))
+    value, (_, gradient) = compare(terms.SDDSP(reading=reading), teacher, student)
+    name = {"cells": "cell_mean", "scales": "scale_mean"}.get(reading, reading)
+    np.testing.assert_allclose(value, BASELINES[f"combination/sdd_sp_{name}"], rtol=2e-5)
+    assert_close(gradient, as_maps(BASELINES[f"combination/sdd_sp_{name}_grad"]), name)
+
+
+@pytest.mark.parametrize("power", [1, 2, 4])
+def test_at(power):
+    teacher, student = (maps[1:] for maps in read_both("all"))
+    term = terms.AT(power)
+
+    def total(*maps):
+        return sum(ops.mean(term.compare(*pair)) for pair in zip(teacher, maps, strict=True))
+
+    value, gradients = value_and_gradients(total, *student)
+    names = [f"student{i}_grad" for i in (1, 2, 3)] if power == 2 else []
+    assert_recorded(value, f"at_p{power}", *zip(gradients, names, strict=False))
+
+
+def test_at_of_other_sizes():
+    teacher, student = (as_maps(BASELINES[f"at_odd/{x}_map"]) for x in ("teacher", "student"))
+    value, (_, gradient) = compare(terms.AT(), teacher, student)
+    assert_recorded(value, "at_odd", (gradient, "student_map_grad"))
+    teacher, student = teacher[:, :3], student[:, :, :2]  # 3x5 and 7x2
+    value, _ = compare(terms.AT(), teacher, student)
+    np.testing.assert_allclose(value, reference.at(teacher, student).mean(), rtol=2e-5)
+
+
+def test_rkd():
+    teacher, student = read_both("pooled")
+    parts = {"": terms.RKD(), "distance_": terms.RKD(1, 0), "angle_": terms.RKD(0, 1)}
+    for name, term in parts.items():
+        value, (_, gradient) = compare(term, teacher, student)
+        expected = BASELINES[f"rkd/{name.strip('_') or 'loss'}"]
+        np.testing.assert_allclose(value, expected, rtol=2e-5)
+        assert_close(gradient, BASELINES[f"rkd/{name}student_pooled_grad"], name)
+
+
+def test_rkd_of_equal_samples():
+    teacher, student = read_both("pooled")
+    student = student.copy()
+    student[1] = student[0]
+    value, (_, gradient) = compare(terms.RKD(), teacher, student)
+    np.testing.assert_allclose(value, BASELINES["rkd/twins_loss"], rtol=2e-5)
+    # What is recorded for the twins themselves is a division by 1e-12.
+    assert_close(gradient[2:], BASELINES["rkd/twins_student_pooled_grad"][2:], "others")
+    assert np.abs(gradient[:2]).max() < 10 * np.abs(gradient[2:]).max()
+
+
+def test_pkt():
+    value, (_, gradient) = compare(terms.PKT(), *read_both("pooled"))
+    assert_recorded(value, "pkt", (gradient, "student_pooled_grad"), tolerance=5e-5)
+    signed = (BASELINES[f"pkt/signed_{who}"] for who in ("teacher", "student"))
+    value, (_, gradient) = compare(terms.PKT(), *signed)
+    np.testing.assert_allclose(value, BASELINES["pkt/signed_loss"], rtol=2e-5)
+    assert_close(gradient, BASELINES["pkt/signed_student_grad"], "signed")
+
+
+@pytest.mark.parametrize("kind", [terms.SP, terms.SDDSP, terms.AT, terms.RKD, terms.PKT])
+def test_extreme_maps(kind):
     rng = np.random.default_rng(0)
     maps = np.maximum(rng.standard_normal((6, 2, 2, 3)), 0).astype("float32")
     maps[2] = 0.0  # a sample that no unit answers to
-    term = terms.SP()
-    expected = to_numpy(term.compare(maps, maps[::-1].copy()))
+    term = kind(scales=(1, 2)) if kind is terms.SDDSP else kind()
+    expected = compare(term, maps, maps[::-1])[0]
     for factor in (1e-15, 1e15):
-        value, gradient = value_and_gradient(
-            lambda x, factor=factor: ops.mean(term.compare(factor * maps, x)), factor * maps[::-1]
-        )
-        np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
-        assert np.isfinite(gradient).all()
-    value, gradient = value_and_gradient(
-        lambda x: ops.mean(term.compare(maps[:1], x)), 0 * maps[:1]
-    )
-    assert np.isfinite(value) and np.isfinite(gradient).all()  # a batch of one, all zeros
+        value, gradients = compare(term, factor * maps, factor * maps[::-1])
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        assert all(np.isfinite(x).all() for x in gradients)
+    value, gradients = compare(term, maps[:1], 0 * maps[:1])  # a batch of one, all zeros
+    assert np.isfinite([value, *(np.abs(x).max() for x in gradients)]).all()
+    if kind in (terms.RKD, terms.PKT):
+        assert value == 0
 
 
-def test_training_follows_the_recorded_runs():
-    follow_recorded_run("fitnet", terms.FitNet(), find_weight)
-    follow_recorded_run("sp", terms.SP())
-    term = RecordedCRD([STEPS[f"crd/memory_v{i}"] for i in (1, 2)])
-
-    def make_targets(step, labels):
-        term.negatives.assign(STEPS["crd/contrast_index"][step][:, 1:])
-        return {"labels": labels, "ids": STEPS["crd/index"][step].astype("int32")}
-
-    follow_recorded_run("crd", term, find_crd_weight, make_targets)
-    for i, memory in ((1, term.student_memory), (2, term.teacher_memory)):
-        assert_close(to_numpy(memory.value), STEPS[f"crd/final_memory_v{i}"], f"memory_v{i}", 3e-3)
-    normalizers = [float(x.value) for x in (term.student_normalizer, term.teacher_normalizer)]
-    np.testing.assert_allclose(normalizers, STEPS["crd/Z"], rtol=2e-5)
+def build_mgd():
+    """The recorded term, its variables, and the weights of these in our layout."""
+    term = terms.MGD()
+    term.build({"map0": (None, 4, 4, 9)}, {"map0": (None, 4, 4, 7)})
+    names = {"align": term.align, "generation.0": term.generate1, "generation.2": term.generate2}
+    variables = {}
+    for name, layer in names.items():
+        variables |= {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
+    return term, variables
 
 
-@keras.saving.register_keras_serializable(package="tests")
-class RecordedCRD(terms.CRD):
-    """Begins with given memories, and takes the negatives that are assigned to it."""
+def test_mgd():
+    teacher, student = (as_maps(BASELINES[f"mgd/{who}_map"]) for who in ("teacher", "student"))
+    mask = (as_maps(BASELINES["mgd/uniform"]) >= 0.15).astype("float32")
+    term, variables = build_mgd()
 
-    def __init__(self, memories, **options):
-        self.memories = memories
-        super().__init__(len(memories[0]), 16, num_features=memories[0].shape[1], **options)
+    def mean_of(student, *weights):
+        mapping = list(zip(variables.values(), weights, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return ops.mean(term.compare(ops.convert_to_tensor(teacher), student, mask))
 
-    def build(self, *shapes):
-        super().build(*shapes)
-        self.student_memory.assign(self.memories[0])
-        self.teacher_memory.assign(self.memories[1])
-        self.negatives = self.add_weight(
-            name="negatives", shape=(8, 16), dtype="int32", initializer="zeros", trainable=False
-        )
-
-    def draw_negatives(self, labels):
-        return ops.convert_to_tensor(self.negatives)
-
-    def get_config(self):
-        return {}
+    weights = [to_keras(BASELINES[f"mgd/param/{name}"]) for name in variables]
+    value, (of_map, *gradients) = value_and_gradients(mean_of, student, *weights)
+    assert_recorded(value, "mgd", (of_map, "student_map_grad"))
+    for name, gradient in zip(variables, gradients, strict=True):
+        assert_close(gradient, to_keras(BASELINES[f"mgd/param_grad/{name}"]), name)
 
 
-def find_crd_weight(term, name):
-    side, _, kind = name.partition(".linear.")
-    layer = term.embed_student if side == "embed_s" else term.embed_teacher
-    return layer.kernel if kind == "weight" else layer.bias
+def test_masks_of_mgd(tmp_path):
+    """New ones in every step, the same of the same seed, and a training resumes with the next."""
+    first, second = (terms.MGD(0.4, seed=3) for _ in range(2))
+    masks = [to_numpy(first.draw_mask(64, 50)) for _ in range(2)]
+    np.testing.assert_array_equal(masks[0], to_numpy(second.draw_mask(64, 50)))
+    assert set(np.unique(masks)) == {0.0, 1.0} and (masks[0] != masks[1]).any()
+    np.testing.assert_allclose(np.mean(masks), 0.6, atol=0.03)
+    maps = [as_maps(BASELINES["mgd/teacher_map"])], [as_maps(BASELINES["mgd/student_map"])]
+    distiller = distil_maps(*maps, terms.MGD(0.5, seed=3))
+    losses = [fit_maps(distiller, *maps)["mgd_loss"]]
+    distiller.save(tmp_path / "distiller.keras")
+    losses.append(fit_maps(distiller, *maps)["mgd_loss"])
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    assert fit_maps(loaded, *maps)["mgd_loss"] == losses[1] != losses[0]
 
 
-def test_crd():
-    """Both steps: values, gradients, Z and memories; the second with the weights of the first."""
-    memories = [BASELINES[f"crd/memory_v{i}"] for i in (1, 2)]
-    pooled = [BASELINES[f"features/{who}_pooled"] for who in ("teacher", "student")]
-    term = RecordedCRD(memories, layers=[("maps0", "maps0")], weight=1.0)
-    distiller = distil_maps(*([x] for x in pooled), term)
-    before = {
-        f"{side}.linear.{kind}": to_keras(BASELINES[f"crd/{side}/param/linear.{kind}"])
-        for side in ("embed_s", "embed_t")
-        for kind in ("weight", "bias")
-    }
-    for step in ("step1", "step2"):
-        if step == "step2":
-            pooled = [BASELINES[f"crd/step2/{who}_pooled"] for who in ("teacher", "student")]
-        for name, value in before.items():
-            find_crd_weight(term, name).assign(value)
-        index = BASELINES[f"crd/{step}/index"]
-        term.negatives.assign(BASELINES[f"crd/{step}/contrast_index"][:, 1:])
-        state = [ops.convert_to_numpy(v) for v in term.non_trainable_variables]
+@pytest.mark.parametrize("case", ["ctkd_start", "ctkd", "ctkd_low"])
+@pytest.mark.parametrize("size", ["small", "cifar100"])
+def test_ctkd(size, case):
+    record = {name: BASELINES[f"{size}/{case}/{name}"] for name in ("lambda", "temperature")}
+    teacher, labels = BASELINES[f"{size}/teacher"], BASELINES[f"{size}/labels"]
+    term = terms.CTKD(ramp_steps=1000)
+    term._ramp_step.assign(1000 * np.arccos(1 + 2 * record["lambda"]) / np.pi - 1)
 
-        def value_of(student, teacher=pooled[0], index=index):
-            readings = ({"map0": ops.convert_to_tensor(teacher)}, {"map0": student})
-            with keras.StatelessScope():  # what it remembers stays as it is
-                return ops.mean(term(*readings, {"ids": ops.convert_to_tensor(index)}))
+    def mean_of(student, theta):
+        readings = {"cells": ops.convert_to_tensor(teacher)[:, None]}, {"cells": student[:, None]}
+        readings[1]["logits"] = student
+        with keras.StatelessScope(state_mapping=[(term.theta, theta)]):
+            return ops.mean(term.call(*readings, {"labels": ops.convert_to_tensor(labels)}))
 
-        _, gradient = value_and_gradient(value_of, pooled[1])
-        expected = BASELINES[f"crd/{step}/student_pooled_grad"]
-        assert_close(gradient, expected, f"{step} student_pooled")
-        for variable, value in zip(term.non_trainable_variables, state, strict=True):
-            np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
-        logs = fit_maps(distiller, *([x] for x in pooled), ids=index.astype("int32"))
-        np.testing.assert_allclose(logs["crd_loss"][0], BASELINES[f"crd/{step}/loss"], rtol=2e-5)
-        for name, value in before.items():
-            side, _, rest = name.partition(".")
-            gradient = to_keras(BASELINES[f"crd/{step}/{side}/param_grad/{rest}"])
-            assert_taken(find_crd_weight(term, name), value, gradient, f"{step} {name}")
-        memories = [to_numpy(x.value) for x in (term.student_memory, term.teacher_memory)]
-        for i in (0, 1):
-            expected = BASELINES[f"crd/{step}/memory_v{i + 1}_rows"]
-            assert_close(memories[i][index], expected, f"{step} memory_v{i + 1}")
-        normalizers = [float(x.value) for x in (term.student_normalizer, term.teacher_normalizer)]
-        np.testing.assert_allclose(normalizers, BASELINES[f"crd/{step}/Z"], rtol=2e-5)
-    for i in (0, 1):
-        assert_close(memories[i], BASELINES[f"crd/step2/memory_v{i + 1}"], f"memory_v{i + 1}")
+    theta = BASELINES[f"{size}/{case}/param/global_T"][0]
+    value, (gradient, of_theta) = value_and_gradients(mean_of, BASELINES[f"{size}/student"], theta)
+    assert_recorded(value, f"{size}/{case}", (gradient, "student_grad"))
+    # The derivatives of T^2 and of the loss at T cancel, to a part in a hundred thousand of them.
+    temperature = record["temperature"][0]
+    part = (temperature - 1) / 20
+    cancelled = 2 * value / temperature * 20 * part * (1 - part) * np.abs(record["lambda"])
+    expected = BASELINES[f"{size}/{case}/param_grad/global_T"][0]
+    np.testing.assert_allclose(of_theta, expected, rtol=0, atol=1e-5 * cancelled)
+    term.theta.assign(theta)
+    np.testing.assert_allclose(to_numpy(term.temperature), temperature, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ramp_steps", [5, 10])
+def test_ramp_of_ctkd(ramp_steps):
+    term = terms.CTKD(ramp_steps=ramp_steps)
+    factors = []
+    for _ in range(12):
+        factors.append(float(term.gradient_factor))
+        term._advance()
+    expected = BASELINES[f"ctkd/lambda_by_epoch_{ramp_steps}"]
+    np.testing.assert_allclose(factors, expected, atol=1e-6)
+    assert float(terms.CTKD().gradient_factor) == -1.0
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all of them")
+def test_temperature_is_logged_and_moves():
+    maps = [as_maps(BASELINES["mgd/teacher_map"])], [as_maps(BASELINES["mgd/student_map"])]
+    distiller = distil_maps(*maps, terms.CTKD(start=-1.0, ramp_steps=2, name="own"))
+    logs = [fit_maps(distiller, *maps) for _ in range(2)]
+    (term,) = distiller.terms
+    temperatures = [x["own_temperature"][0] for x in logs]
+    np.testing.assert_allclose(temperatures[0], 1 + 20 / (1 + np.e), rtol=1e-6)
+    assert temperatures[0] != temperatures[1] and float(term._ramp_step) == 2.0
+
+
+RUNS = {
+    "fitnet": (terms.FitNet, {"find_weight": find_weight}),
+    "sp": (terms.SP, {}),
+    "at": (terms.AT, {}),
+    "rkd": (terms.RKD, {}),
+    "pkt": (terms.PKT, {}),
+}
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_training_follows_the_recorded_runs(method):
+    kind, options = RUNS[method]
+    follow_recorded_run(method, kind(), **options)

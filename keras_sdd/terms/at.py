@@ -1,0 +1,64 @@
+"""AT: attention transfer, where in the image the stages of both networks answer."""
+
+import keras
+from keras import ops
+
+from keras_sdd._checks import check_number
+from keras_sdd.pooling import check_size, pool_to_size
+from keras_sdd.terms.features import FeatureTerm, match_stages
+from keras_sdd.terms.lengths import to_unit_length
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class AT(FeatureTerm):
+    """Squared distance between the attention maps of both networks.
+
+    An attention map is the mean over the channels of |f|^power, (B, H * W), divided by its length.
+    A sample's value is the mean over the positions, summed over the pairs of layers. The larger of
+    two maps is averaged to the size of the smaller one before, over adaptive bins; channels may
+    differ.
+
+    Args:
+        power: of the features, 1 or greater.
+        layers: pairs of names; by default the ends of the stages, without the stem.
+        weight: factor in the loss; that of the public programs.
+        warmup_steps, name: as for `FeatureTerm`.
+
+    Raises:
+        ValueError: for a smaller `power`; when it is built, for what are no maps of known size.
+
+    Source: Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017), eq. 2, with
+    squares and means as the public programs have them.
+    """
+
+    def __init__(self, power=2, layers=None, weight=1000.0, warmup_steps=0, name="at_loss"):
+        super().__init__(layers, weight, warmup_steps, name)
+        self.power = check_number("power", power)
+        if self.power < 1:
+            raise ValueError(f"`power` must be 1 or greater. Received: power={power!r}")
+
+    def choose_pairs(self, teacher, student):
+        return match_stages(teacher, student)
+
+    def read_student(self, network):
+        network.check_places("maps")
+        return super().read_student(network)
+
+    def build(self, teacher_shapes, student_shapes):
+        for shape in (*teacher_shapes.values(), *student_shapes.values()):
+            check_size(shape)
+
+    def compare(self, teacher_map, student_map):
+        sizes = zip(teacher_map.shape[1:3], student_map.shape[1:3], strict=True)
+        size = [min(sides) for sides in sizes]
+        maps = [pool_to_size(x, *size) for x in (teacher_map, student_map)]
+        teacher, student = (self.attend(x) for x in maps)
+        return ops.mean((teacher - student) ** 2, axis=-1)
+
+    def attend(self, maps):
+        """The attention maps (B, H * W), of length 1, of float32 maps (B, H, W, C)."""
+        # A factor of a sample changes none of them: without it powers overflow.
+        largest = ops.stop_gradient(ops.max(ops.abs(maps), axis=(1, 2, 3), keepdims=True))
+        maps = ops.abs(maps) / ops.where(largest > 0, largest, 1.0)
+        attention = ops.mean(maps**self.power, axis=-1)
+        return to_unit_length(ops.reshape(attention, (-1, maps.shape[1] * maps.shape[2])))

@@ -1,0 +1,51 @@
+"""PKT: probabilistic knowledge transfer, which samples of a batch are neighbours."""
+
+import keras
+from keras import ops
+
+from keras_sdd.terms.features import EmbeddingTerm
+from keras_sdd.terms.lengths import to_unit_length
+from keras_sdd.terms.sp import flatten
+
+EPSILON = 1e-7
+
+
+@keras.saving.register_keras_serializable(package="keras_sdd")
+class PKT(EmbeddingTerm):
+    """Divergence between the neighbourhoods of both networks' embeddings.
+
+    S_ij = (1 + cosine of the embeddings i and j) / 2, P and Q its rows over their sums; the term is
+    the mean over (i, j) of P log((P + e) / (Q + e)), P the teacher's, e = 1e-7. A sample's value
+    is the mean of its row, so a sample weight holds for the row.
+
+    The batch is the scale of comparison, as for `SP`.
+
+    Args:
+        layers: pairs of names; by default what both classifiers read.
+        weight: factor in the loss; that of the public programs. The term itself is small: 1e-5.
+        warmup_steps, name: as for `FeatureTerm`.
+
+    Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge
+    Transfer" (ECCV 2018), with the cosine kernel.
+    """
+
+    relates_samples = True
+
+    def __init__(self, layers=None, weight=30000.0, warmup_steps=0, name="pkt_loss"):
+        super().__init__(layers, weight, warmup_steps, name)
+
+    def compare(self, teacher_map, student_map):
+        teacher, student = (find_neighbours(x) for x in (teacher_map, student_map))
+        # Rows sum to 1, so that P log(P / Q) - P + Q has the same sum. None of these is negative,
+        # while P log(P / Q) are of both signs and cancel to the last digits of float32.
+        excess = (student - teacher) / (teacher + EPSILON)
+        values = teacher * (excess - ops.log1p(excess)) + EPSILON * excess
+        return ops.mean(values, axis=-1)
+
+
+def find_neighbours(features):
+    """Of every sample the others by likeness, rows that sum to 1: (B, B)."""
+    units = to_unit_length(flatten(features))
+    likeness = (ops.matmul(units, ops.transpose(units)) + 1.0) / 2.0
+    likeness = ops.maximum(likeness, 0.0)  # which rounding leaves just below
+    return likeness / ops.sum(likeness, axis=-1, keepdims=True)
