@@ -32,7 +32,7 @@ def need_ids(config):
     if config.method == "ce":
         return False
     kinds = [_find(terms, "term", row["term"]) for row in config.terms.to_dict().values()]
-    return any(getattr(kind, "needs_ids", False) for kind in kinds)
+    return any(kind.needs_ids for kind in kinds)
 
 
 def build_loss(row):

@@ -9,6 +9,8 @@ from keras_sdd._checks import check_integers, check_number
 from keras_sdd.losses.labels import class_indices
 from keras_sdd.terms.base import add_scalar
 from keras_sdd.terms.features import EmbeddingTerm
+from keras_sdd.terms.lengths import to_unit_length
+from keras_sdd.terms.sp import flatten
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -131,7 +133,7 @@ class CRD(EmbeddingTerm):
             self.embed_teacher(flatten(teacher)),
             self.embed_student(flatten(student)),
         )
-        teacher, student = normalize(teacher), normalize(student)
+        teacher, student = to_unit_length(teacher), to_unit_length(student)
         given = ops.reshape(ops.cast(targets["ids"], "int32"), (-1,))
         inside = ops.logical_and(given >= 0, given < self.num_samples)
         ids = ops.clip(given, 0, self.num_samples - 1)
@@ -208,15 +210,5 @@ class CRD(EmbeddingTerm):
         rows = _backend.gather_over_devices(ids)
         seen = _backend.gather_over_devices(ops.stop_gradient(embedding))
         old = ops.take(ops.convert_to_tensor(memory), rows, axis=0)
-        moved = normalize(self.momentum * old + (1 - self.momentum) * seen)
+        moved = to_unit_length(self.momentum * old + (1 - self.momentum) * seen)
         memory.assign(ops.scatter_update(memory, rows[:, None], moved))
-
-
-def flatten(features):
-    return ops.reshape(features, (ops.shape(features)[0], -1))
-
-
-def normalize(vectors):
-    """Vectors (B, C) divided by their norms; zeros stay."""
-    squares = ops.sum(vectors**2, axis=-1, keepdims=True)
-    return vectors / ops.sqrt(ops.maximum(squares, 1e-24))
