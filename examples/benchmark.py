@@ -1,34 +1,36 @@
 """Time training steps: this library, `keras.distillation`, and the authors' PyTorch code.
 
     python examples/benchmark.py --reference=SDD-CVPR2024
+    python examples/benchmark.py --reference=SDD-CVPR2024 --programs=methods
     python examples/benchmark.py --sweeps=all --data_dir=/usr/share/datasets/fashion-mnist
 
 Every program has a process of its own. They take turns: one does a burst of steps while the others
 wait, round by round, so that whatever else the machine does falls on all of them alike. Reported is
 the median over the bursts of the time of a step; the first step, which traces and compiles, stands
-apart. The default pair needs about 16 GB of memory.
+apart. The default pair needs about 16 GB of memory: a program keeps its networks, so that many are
+timed in groups (--at_once), each with KD in it.
+
+--programs are methods of configs/methods.py, sums of such, as sd_kd+crd, all methods (`methods`) or
+some of those that are timed by default. A term that the pair does not fit is left out.
 
 Prints Markdown tables, and writes them, a JSON file with all numbers and a bar chart to --output.
-With --reference, a checkout of github.com/shicaiwei123/SDD-CVPR2024, its steps take turns
-with those of each backend. --sweeps measures, instead of the programs, how a step of SD-KD grows
-with one setting at a time, and how many images per second the data pipelines deliver.
+With --reference, a checkout of github.com/shicaiwei123/SDD-CVPR2024, its steps of the same methods
+take turns with those of each backend. --sweeps measures, instead of the programs, how a step of
+SD-KD grows with one setting at a time, and how many images per second the data pipelines deliver.
 """
 
 import contextlib
-import ctypes
-import gc
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import time
-import traceback
 
+import benchmark_serve
 from absl import app, flags, logging
+from benchmark_methods import ALL, PROGRAMS, check_programs, compare_methods, make_groups
 from benchmark_report import (
-    PROGRAMS,
     compute_ratios,
     describe_run,
     draw_chart,
@@ -56,7 +58,10 @@ def define_flags():
     """Define the flags of this program."""
     sweeps = (*SWEEPS, "data", "all")
     flags.DEFINE_list("backends", "tensorflow,jax,torch", "Backends of Keras, in turn.")
-    flags.DEFINE_list("programs", list(PROGRAMS), "Programs to time.")
+    about = f"Programs to time; {ALL} are all methods."
+    flags.DEFINE_list("programs", list(PROGRAMS), about)
+    about = "Programs that take turns; more of them are timed in groups."
+    flags.DEFINE_integer("at_once", 17, about, lower_bound=3)
     flags.DEFINE_list("pair", "resnet32x4,resnet8x4", "Teacher and student for CIFAR-100.")
     flags.DEFINE_integer("batch_size", 64, "Images of a step.", lower_bound=1)
     flags.DEFINE_integer("num_classes", 100, "Classes.", lower_bound=2)
@@ -71,18 +76,27 @@ def define_flags():
     flags.DEFINE_string("output", "results/benchmark", "Folder of the results.")
     flags.DEFINE_bool("smoke", False, "A tiny pair and single steps, to see that all runs.")
     flags.DEFINE_string("serve", None, "Internal: be the program of this name.")
-    for name, known in {
-        "backends": ("tensorflow", "jax", "torch"), "programs": PROGRAMS, "sweeps": sweeps,
-    }.items():  # fmt: skip
+    for name, known in {"backends": ("tensorflow", "jax", "torch"), "sweeps": sweeps}.items():
         flags.register_validator(
             name, set(known).issuperset, message=f"must be some of: {', '.join(known)}"
         )
+    flags.register_validator("programs", _check_programs)
     flags.register_validator("pair", lambda pair: len(pair) == 2, message="TEACHER,STUDENT")
     flags.register_validator(
         "reference",
         lambda folder: folder is None or os.path.isdir(os.path.join(folder, "mdistiller")),
         message="must be a checkout of the authors' code, which has a folder mdistiller",
     )
+
+
+def _check_programs(names):
+    try:
+        check_programs(names)
+    except LookupError as error:
+        others = ", ".join((ALL, *PROGRAMS))
+        message = f"{error.args[0]}. Not a method, but known: {others}"
+        raise flags.ValidationError(message) from None
+    return bool(names)
 
 
 class ProgramError(Exception):
@@ -93,7 +107,7 @@ class Program:
     """A program in a process of its own; the flags of this process hold for it, too.
 
     Args:
-        name: a key of `PROGRAMS`, or "data:NAME".
+        name: of the program; "reference_METHOD" is the authors', "data:NAME" reads a data set.
         backend: of Keras.
         **changes: flags of its own.
     """
@@ -180,33 +194,40 @@ def take_turns(requests, title):
         title: of the lines of progress.
 
     Returns:
-        What each program measured, and a message for each one that could not be built.
-
-    Raises:
-        ProgramError: if a program ends before its time.
+        What each program measured, and a message for each one that could not be built, or that
+        ended before its time.
     """
-    ready, messages = [], []
-    with contextlib.ExitStack() as stack:
-        started = [Program(name, backend, **changes) for name, backend, changes in requests]
-        for program in started:
-            stack.callback(program.close)
-        for program in started:  # all of them, so that none imports while another is timed
+    messages = []
+
+    def try_each(programs, action):
+        done = []
+        for program in programs:
             try:
-                program.wait()
+                action(program)
             except ProgramError as error:
                 messages.append(f"Left out: {error}")
                 report_progress(messages[-1])
             else:
-                ready.append(program)
-        for program in ready:
-            program.warm_up()
-            name = " ".join([program.name, *program.changes.values()])
-            report_progress(f"{title}: {name} has compiled")
+                done.append(program)
+        return done
+
+    def warm_up(program):
+        program.warm_up()
+        name = " ".join([program.name, *program.changes.values()])
+        report_progress(f"{title}: {name} has compiled")
+
+    with contextlib.ExitStack() as stack:
+        started = [Program(name, backend, **changes) for name, backend, changes in requests]
+        for program in started:
+            stack.callback(program.close)
+        # All of them, so that none imports while another is timed.
+        ready = try_each(started, lambda program: program.wait())
+        ready = try_each(ready, warm_up)
         for index in range(FLAGS.rounds):
             before = time.perf_counter()
             # There and back, so that a drift of the machine's speed favours no program.
-            for program in ready[:: 1 if index % 2 == 0 else -1]:
-                program.measure()
+            order = 1 if index % 2 == 0 else -1
+            ready = try_each(ready[::order], lambda program: program.measure())[::order]
             seconds = time.perf_counter() - before
             report_progress(f"{title}: round {index + 1} of {FLAGS.rounds}, {seconds:.0f} s")
         return [program.describe() for program in ready], messages
@@ -219,11 +240,20 @@ def report_progress(text):
 
 def compare_programs():
     """Measure all programs on all backends; the authors' beside those of each backend."""
-    names = [
-        name for name in FLAGS.programs if FLAGS.reference or not name.startswith("reference_")
-    ]
+    groups = make_groups(FLAGS.programs, bool(FLAGS.reference), FLAGS.at_once)
+    total, done = len(FLAGS.backends) * sum(map(len, groups)), 0
+    started = time.perf_counter()
     for backend in FLAGS.backends:
-        yield take_turns([(name, backend, {}) for name in names], backend)
+        for index, names in enumerate(groups):
+            title = f"{backend}, group {index + 1} of {len(groups)}" if groups[1:] else backend
+            results, messages = take_turns([(name, backend, {}) for name in names], title)
+            yield [result | {"group": index} for result in results], messages
+            done += len(names)
+            minutes = (time.perf_counter() - started) / 60
+            report_progress(
+                f"{done} of {total} programs in {minutes:.0f} min; about "
+                f"{minutes * (total - done) / done:.0f} min left"
+            )
 
 
 def sweep_settings():
@@ -242,51 +272,6 @@ def sweep_settings():
             yield take_turns(requests, f"{backend}, {sweep}")
 
 
-def serve(name):
-    """Be a program: answer every number of steps on standard input with what they took."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand among the answers
-
-    def answer(**values):
-        print(json.dumps(values), file=answers, flush=True)
-
-    try:  # each imports no more than what it measures
-        if name.startswith("reference_"):
-            import benchmark_reference as module
-        else:
-            import benchmark_programs as module
-        run = module.build(name, FLAGS)
-    except Exception as error:  # whatever it is, the other programs go on
-        traceback.print_exc()
-        line = str(error).partition("\n")[0]  # its log has all of it
-        answer(error=f"{type(error).__name__}: {line}")
-        return
-    answer(versions=module.describe_versions(), memory=measure_memory())
-    for line in sys.stdin:
-        # The step that leads in wakes threads and brings memory and caches back.
-        lead_in, seconds = run(1), run(int(line))
-        memory = {
-            "peak_memory": measure_memory(),
-            "peak_gpu_memory": module.measure_gpu_memory(),
-        }
-        release_memory()
-        answer(lead_in=lead_in, seconds=seconds, **memory)
-
-
-def release_memory():
-    """Give back what is free: a program that waits should not hold the memory of a step."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc keeps it
-    if trim:
-        trim(0)
-
-
-def measure_memory():
-    """Return the peak of the memory of this process in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # elsewhere it is in KiB
-
-
 def describe_settings():
     """Return the flags, and what computes."""
     names = ("pair", "batch_size", "num_classes", "image_size", "scales", "rounds", "smoke")
@@ -303,6 +288,7 @@ def write_results(results, messages, folder):
     else:
         tables = write_report(results)
         values["ratios"] = compute_ratios(results)
+        values["methods"] = compare_methods(results)
         draw_chart(results, folder / f"{name}.png")
     report = "\n\n".join([describe_run(settings), tables, *messages])
     (folder / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
@@ -318,18 +304,15 @@ def main(argv):
     for name, value in SMOKE.items() if FLAGS.smoke else ():
         FLAGS.set_default(name, value)
     if FLAGS.serve:
-        serve(FLAGS.serve)
+        benchmark_serve.serve(FLAGS.serve, FLAGS)
         return
     folder = pathlib.Path(FLAGS.output)
     results, messages, report = [], [], ""
-    try:
-        for measured, left_out in sweep_settings() if FLAGS.sweeps else compare_programs():
-            results += measured
-            messages += left_out
-            if results:  # written again after every part: what follows may take long
-                report = write_results(results, messages, folder)
-    except ProgramError as error:
-        sys.exit(f"error: {error}")
+    for measured, left_out in sweep_settings() if FLAGS.sweeps else compare_programs():
+        results += measured
+        messages += left_out
+        if results:  # written again after every part: what follows may take long
+            report = write_results(results, messages, folder)
     if not results:
         sys.exit("\n".join(["No program could be measured.", *messages]))
     print(report)

@@ -4,7 +4,7 @@
 the first batch on hand to all results ready. Steps of training are those of `fit`: that is what
 users run, and `train_on_batch` is not the same (on JAX it unpacks and packs the whole state every
 time). `fit` hands out steps without waiting for their results, and only the end of the burst waits;
-therefore a burst is timed as a whole.
+therefore a burst is timed as a whole. The terms are those of the trainers, from the same rows.
 """
 
 import itertools
@@ -15,29 +15,18 @@ import experiment
 import keras
 import numpy as np
 import records
+import term_rows
+from ml_collections import config_dict
 
 import keras_sdd
+from configs import cifar100, methods, recipes
 
-# The weights of KD's two terms and DKD's beta are those of the paper's recipe for CIFAR-100.
-_KD = {"student_loss_weight": 0.1, "distillation_weight": 0.9}
-# Program: makes its further terms; a term belongs to one distiller.
-_FEATURE_LOSSES = {
-    "sd_kd_fitnet": lambda: [keras_sdd.terms.FitNet()],
-    "sd_kd_sp": lambda: [keras_sdd.terms.SP()],
+# Program: method, settings of its own, options of the distiller.
+_VARIANTS = {
+    "sd_kd_12": ("sd_kd", {"scales": (1, 2)}, {}),
+    "sd_kd_cached": ("sd_kd", {}, {}),
+    "sd_kd_bfloat16": ("sd_kd", {}, {"teacher_dtype": "bfloat16"}),
 }
-# Program: distillation loss, scales (None for those of the flag), further options.
-DISTILLERS = {
-    "kd": (keras_sdd.losses.KD(temperature=4.0), (1,), _KD),
-    "sd_kd_12": (keras_sdd.losses.KD(temperature=4.0), (1, 2), _KD),
-    "sd_kd": (keras_sdd.losses.KD(temperature=4.0), None, _KD),
-    "sd_dkd": (keras_sdd.losses.DKD(beta=8.0, temperature=4.0), None, {}),
-    "sd_nkd": (keras_sdd.losses.NKD(), None, {}),
-    "sd_kd_cached": (keras_sdd.losses.KD(temperature=4.0), None, _KD),
-    **dict.fromkeys(_FEATURE_LOSSES, (keras_sdd.losses.KD(temperature=4.0), None, _KD)),
-    "sd_kd_bfloat16": (
-        keras_sdd.losses.KD(temperature=4.0), None, _KD | {"teacher_dtype": "bfloat16"},
-    ),
-}  # fmt: skip
 
 
 class _FirstBatch(keras.callbacks.Callback):
@@ -58,8 +47,8 @@ def build(name, options):
     """Build a program.
 
     Args:
-        name: key of `DISTILLERS`, or one of "keras_kd", "supervised", "teacher", "folded_teacher",
-            or "data:NAME", which reads batches of a data set.
+        name: a method or a sum of such, a program of `benchmark_methods.PROGRAMS`, or "data:NAME",
+            which reads batches of a data set.
         options: the flags of `benchmark.py`.
 
     Returns:
@@ -67,6 +56,8 @@ def build(name, options):
 
     Raises:
         FileNotFoundError: if the data set is not prepared.
+        LookupError: for methods that do not add up.
+        ValueError: for a term that the pair does not fit.
     """
     if name.startswith("data:"):
         return _build_pipeline(name.removeprefix("data:"), options)
@@ -79,9 +70,9 @@ def build(name, options):
     elif name == "keras_kd":
         model = _build_keras_distiller(teacher, student)
     else:
-        model = build_distiller(name, teacher, student, options)
-    if name == "sd_kd_cached":
-        batch = images, {"labels": labels, "teacher_cells": model.compute_teacher_cells(images)}
+        config = make_config(name, options)
+        model = experiment.build_distiller(config, teacher, student, _count_steps(config))
+        batch = images, _make_targets(name, config, model, images, labels)
     _compile(
         model,
         # As the recipe of the paper's authors has it.
@@ -103,14 +94,40 @@ def build_pair(options):
     ]
 
 
-def build_distiller(name, teacher, student, options):
-    """Build the distiller of a key of `DISTILLERS`."""
-    loss, scales, further = DISTILLERS[name]
-    scales = scales or tuple(map(int, options.scales))
-    terms = _FEATURE_LOSSES.get(name, list)()
-    return keras_sdd.SDDDistiller(
-        teacher, student, loss, scales=scales, feature_losses=terms, **further
-    )
+def make_config(name, options):
+    """Return the config of a program: the terms of the trainers' rows for CIFAR-100.
+
+    The pair's own settings hold where configs/cifar100.py has the pair; the scales are the flag's.
+    """
+    method, changes, further = _VARIANTS.get(name, (name, {}, {}))
+    pair = cifar100.PAIRS.get(",".join(options.pair), {"beta": 8.0})
+    settings = methods.READINGS["official"] | cifar100.SETTINGS | pair
+    settings |= {"scales": tuple(map(int, options.scales))} | changes
+    values = {
+        "method": method,
+        "batch_size": options.batch_size,
+        "num_examples": None,
+        "train_examples": settings["train_examples"],
+        "fold_teacher": True,
+        "teacher_dtype": None,
+    }
+    rows = recipes.add_methods(method, settings)
+    return config_dict.ConfigDict(values | rows | further)
+
+
+def _count_steps(config):
+    return config.train_examples // config.batch_size
+
+
+def _make_targets(name, config, model, images, labels):
+    """Labels, and what else the terms ask for."""
+    if name == "sd_kd_cached":
+        return {"labels": labels} | model.compute_teacher_targets(images)
+    if not term_rows.need_ids(config):
+        return labels
+    random = np.random.default_rng(1)
+    ids = random.choice(config.train_examples, len(labels), replace=False)
+    return {"labels": labels, "ids": ids.astype("int32")}
 
 
 def _build_keras_distiller(teacher, student):

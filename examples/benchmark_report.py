@@ -4,28 +4,9 @@ import pathlib
 import platform
 
 import numpy as np
+from benchmark_methods import group_results, list_method_tables, name_program
 from matplotlib.figure import Figure
 
-# Program: what tables call it.
-PROGRAMS = {
-    "kd": "KD",
-    "sd_kd_12": "SD-KD {1,2}",
-    "sd_kd": "SD-KD",
-    "sd_dkd": "SD-DKD",
-    "sd_nkd": "SD-NKD",
-    "sd_kd_cached": "SD-KD, cached teacher",
-    "sd_kd_fitnet": "SD-KD with FitNet",
-    "sd_kd_sp": "SD-KD with SP",
-    "sd_kd_bfloat16": "SD-KD, teacher in bfloat16",
-    "keras_kd": "`keras.distillation`, KD",
-    "supervised": "student alone, labels only",
-    "teacher": "teacher's forward pass",
-    "folded_teacher": "teacher's forward pass, batch norms folded",
-    "reference_kd": "authors' PyTorch code, KD",
-    "reference_sd_kd": "authors' PyTorch code, SD-KD",
-    "reference_sd_dkd": "authors' PyTorch code, SD-DKD",
-    "reference_sd_nkd": "authors' PyTorch code, SD-NKD",
-}
 # Ratio: program, programs whose sum it is divided by, what of them.
 RATIOS = {
     "SD-KD / KD": ("sd_kd", ("kd",), "median"),
@@ -35,8 +16,8 @@ RATIOS = {
         "sd_kd", ("teacher", "supervised"), "median",
     ),
     "SD-KD, cached teacher / student alone": ("sd_kd_cached", ("supervised",), "median"),
-    "SD-KD with FitNet / SD-KD": ("sd_kd_fitnet", ("sd_kd",), "median"),
-    "SD-KD with SP / SD-KD": ("sd_kd_sp", ("sd_kd",), "median"),
+    "SD-KD with FitNet / SD-KD": ("sd_kd+fitnet", ("sd_kd",), "median"),
+    "SD-KD with SP / SD-KD": ("sd_kd+sp", ("sd_kd",), "median"),
     "SD-KD, teacher in bfloat16 / SD-KD": ("sd_kd_bfloat16", ("sd_kd",), "median"),
     "SD-KD, teacher in bfloat16 / `keras.distillation`": (
         "sd_kd_bfloat16", ("keras_kd",), "median",
@@ -55,14 +36,14 @@ _COLOURS = {"reference": "#7f7f7f", "keras": "#d95f02", "ours": "#1f5fa8"}
 
 
 def compute_ratios(results):
-    """Return ratio -> backend -> value, of those whose programs were measured."""
-    measured = {(result["backend"], result["program"]): result for result in results}
+    """Return ratio -> backend -> value, of those whose programs were measured in one group."""
     ratios = {}
     for name, (program, parts, key) in RATIOS.items():
-        for backend in list_backends(results):
-            values = [measured.get((backend, x), {}).get(key) for x in (program, *parts)]
+        for (backend, _), measured in group_results(results).items():
+            values = [measured.get(x, {}).get(key) for x in (program, *parts)]
             if all(values):
-                ratios.setdefault(name, {})[backend] = values[0] / sum(values[1:])
+                ratio = values[0] / sum(values[1:])
+                ratios.setdefault(name, {}).setdefault(backend, ratio)
     return ratios
 
 
@@ -71,26 +52,40 @@ def list_backends(results):
     return list(dict.fromkeys(result["backend"] for result in results))
 
 
+def list_programs(results):
+    """Return the programs, likewise."""
+    return list(dict.fromkeys(result["program"] for result in results))
+
+
 def write_report(results):
     """Return the tables of a comparison of programs, in Markdown."""
     backends = list_backends(results)
-    measured = {(result["backend"], result["program"]): result for result in results}
+    groups = group_results(results)
     times, costs = [], []
-    for program, label in PROGRAMS.items():
-        row = [measured.get((backend, program)) for backend in backends]
-        if any(row):
-            kd = [measured.get((backend, "kd")) for backend in backends]
-            times.append([label, *map(_format_time, row, kd)])
-            costs.append([label, *map(_format_cost, row)])
+    for program in list_programs(results):
+        row, kd = [], []  # of the first group, if it is in several
+        for backend in backends:
+            own = [group for key, group in groups.items() if key[0] == backend]
+            measured = next((group for group in own if program in group), {})
+            row.append(measured.get(program))
+            kd.append(measured.get("kd"))
+        label = name_program(program)
+        times.append([label, *map(_format_time, row, kd)])
+        costs.append([label, *map(_format_cost, row)])
     ratios = [
         [name, *(f"{values[x]:.2f}" if x in values else "-" for x in backends)]
         for name, values in compute_ratios(results).items()
+    ]
+    of_methods = [
+        f"{title}\n\n{_format_table(header, rows)}"
+        for title, header, rows in list_method_tables(results, backends)
     ]
     return "\n\n".join(
         [
             "Time of a step: median (quartiles), and its ratio to KD.",
             _format_table(["program", *backends], times),
             _format_table(["ratio", *backends], ratios),
+            *of_methods,
             "First step, with tracing and compilation; peak memory of the process (and of the "
             "GPU).",
             _format_table(["program", *backends], costs),
@@ -140,9 +135,10 @@ def _name_supply(result, settings):
 def draw_chart(results, path):
     """Draw the time of a step of every program, one panel a backend."""
     backends = list_backends(results)
-    figure = Figure(figsize=(4 + 4 * len(backends), 5.5), layout="constrained")
+    shown = list_programs(results)
+    size = (4 + 4 * len(backends), 1.5 + 0.24 * len(shown))
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(backends), sharey=True, squeeze=False)[0]
-    shown = [x for x in PROGRAMS if any(result["program"] == x for result in results)]
     for axes, backend in zip(panels, backends, strict=True):
         for result in (result for result in results if result["backend"] == backend):
             place, program = shown.index(result["program"]), result["program"]
@@ -154,7 +150,7 @@ def draw_chart(results, path):
             axes.barh(place, 1000 * result["median"], xerr=spread, color=colour, capsize=2)
         axes.set(title=backend, xlabel="step, ms")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(shown)), [PROGRAMS[x].replace("`", "") for x in shown])
+    panels[0].set_yticks(range(len(shown)), [name_program(x).replace("`", "") for x in shown])
     panels[0].invert_yaxis()
     figure.savefig(path, dpi=100)
 
