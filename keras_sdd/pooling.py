@@ -109,6 +109,23 @@ def _average(maps, weights):
     return ops.cast(cells, maps.dtype) if keras.backend.is_float_dtype(maps.dtype) else cells
 
 
+def average_to(maps, size):
+    """Average maps (B, H, W, C) over adaptive bins, as many as `size`, (h, w), says: (B, h, w, C).
+
+    Height and width must be static.
+    """
+    given = tuple(maps.shape[1:3])
+    if given == tuple(size):
+        return maps
+    if all(a % b == 0 for a, b in zip(given, size, strict=True)):
+        factors = tuple(a // b for a, b in zip(given, size, strict=True))
+        return ops.average_pool(maps, factors, factors, data_format="channels_last")
+    rows, columns = (
+        ops.convert_to_tensor(_bins(a, b), maps.dtype) for a, b in zip(given, size, strict=True)
+    )
+    return ops.einsum("wj,bhjc->bhwc", columns, ops.einsum("hi,bijc->bhjc", rows, maps))
+
+
 def check_size(shape, data_format="channels_last"):
     """Height, width and channels of maps, if all are known.
 

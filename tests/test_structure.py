@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "networks": {"_checks", "graphs", "heads", "stages"},
     "folding": {"graphs", "normalization", "regions"},
     "teachers": {"_backend", "folding", "graphs", "heads", "losses"},
-    "terms": {"_backend", "_checks", "losses", "normalization", "terms"},
+    "terms": {"_backend", "_checks", "losses", "normalization", "pooling", "terms"},
     "callbacks": set(),
     "first_batch": {"_backend"},
     "metrics": {"losses"},
