@@ -136,17 +136,30 @@ class ReviewStage(layers.Layer):
 
     def mix(self, student_map, coarser=None):
         """(B, h, w, C) and the mix of the coarser stage to that of this one, (B, H, W, width)."""
-        mixed = self.narrow_bn(self.narrow(student_map), training=True)
-        if not self.is_last:
-            kernel, bias = map(ops.convert_to_tensor, (self.attention.kernel, self.attention.bias))
-            # Of the coarser map before it is enlarged: the same, of fewer positions.
-            attention = ops.matmul(coarser, kernel[0, 0, self.width :])
-            attention = resize_nearest(attention, self.student_size)
-            attention = attention + ops.matmul(mixed, kernel[0, 0, : self.width]) + bias
-            attention = ops.sigmoid(attention)
-            coarser = resize_nearest(coarser, self.student_size)
-            mixed = mixed * attention[..., :1] + coarser * attention[..., 1:]
+        own = self.narrow_bn(self.narrow(student_map), training=True)
+        mixed = own if self.is_last else self._blend(own, coarser)
         return resize_nearest(mixed, self.size)
+
+    def _blend(self, own, coarser):
+        """The sum of both maps, the coarser enlarged, weighted by attention."""
+        height, width = self.student_size
+        if height % coarser.shape[1] or width % coarser.shape[2]:
+            coarser = resize_nearest(coarser, self.student_size)
+        # A position of the coarser map meets a block of the other: it need not be copied to each,
+        # and what attention makes of it is computed once.
+        rows, columns = coarser.shape[1:3]
+
+        def in_blocks(x):
+            shape = (-1, rows, height // rows, columns, width // columns, x.shape[-1])
+            return ops.reshape(x, shape)
+
+        kernel, bias = map(ops.convert_to_tensor, (self.attention.kernel, self.attention.bias))
+        fine = ops.matmul(own, kernel[0, 0, : self.width]) + bias
+        coarse = ops.matmul(coarser, kernel[0, 0, self.width :])
+        attention = ops.sigmoid(in_blocks(fine) + coarse[:, :, None, :, None])
+        weighted = coarser[:, :, None, :, None] * attention[..., 1:]
+        mixed = in_blocks(own) * attention[..., :1] + weighted
+        return ops.reshape(mixed, (-1, height, width, self.width))
 
     def measure(self, teacher_map, mixed):
         """The distance (B,) of the teacher's map (B, H, W, C) to what is made of the mix."""

@@ -30,8 +30,7 @@ def reviewkd(weights, teacher, student, labels):
 
 
 def semckd(weights, teacher, student, labels):
-    maps = ([x["map0"], x["map1"]] for x in (teacher, student))
-    return reference_terms.semckd(weights, *maps)
+    return reference_terms.semckd(weights, [teacher["map0"], teacher["map1"]], [student["map0"]])
 
 
 TERMS = {
@@ -45,7 +44,7 @@ TERMS = {
     ),
     "ReviewKD": Case(lambda: terms.ReviewKD(weight=0.6), reviewkd),
     "SemCKD": Case(
-        lambda: terms.SemCKD(24, [("conv1", "conv1"), ("conv2", "conv2")], weight=1.0), semckd
+        lambda: terms.SemCKD(24, [("conv1", "conv2"), ("conv2", "conv2")], weight=1.0), semckd
     ),
     "of one value": Case(Remembering, remember, "embedding"),
 }

@@ -10,6 +10,7 @@ from keras import ops
 from networks import build_empty
 
 from keras_sdd import Distiller, terms
+from keras_sdd.terms.features import name_shapes
 from terms.harness import named_weights
 
 X, Y = draw_data()
@@ -38,21 +39,22 @@ def test_maps_of_odd_sizes():
             with keras.StatelessScope():
                 return ops.mean(term.compare(teacher, [first, *student[1:]]))
 
-        term.compare(teacher, student)  # which builds it
+        term.build(*map(name_shapes, (teacher, student)))
         value, gradient = value_and_gradient(measure, student[0])
         as_float64 = lambda side: [x.astype("float64") for x in side]  # noqa: E731
         expected = formula(named_weights(term), as_float64(teacher), as_float64(student))
         np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)
         assert np.isfinite(gradient).all() and gradient.any()
-        if count == 3:
+        if count == 3 and BACKEND != "jax":
             value, gradient = value_and_gradient(measure, student[0][:1])
             assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="as on PyTorch: sizes are always known")
 def test_batches_of_another_size():
     """A smaller batch adds nothing, a larger one is refused, or NaN where sizes are unknown."""
     keras.utils.set_random_seed(0)
-    term = terms.SemCKD(8, [("conv1", "conv1"), ("conv2", "conv2")], weight=1.0)
+    term = terms.SemCKD(8, [("conv1", "conv2"), ("conv2", "conv2")], weight=1.0)
     distiller = Distiller(build_cnn(8), build_cnn(4, batch_norm=False), [term])
     distiller.compile(keras.optimizers.SGD(0.0), jit_compile=False)
 
