@@ -6,6 +6,17 @@ from keras_sdd.terms.fitnet import FitNet
 from keras_sdd.terms.reviewkd import ReviewKD
 from keras_sdd.terms.sdd import SDD
 from keras_sdd.terms.semckd import SemCKD
+from keras_sdd.terms.simkd import SimKD
 from keras_sdd.terms.sp import SP
 
-__all__ = ["SDD", "SP", "EmbeddingTerm", "FeatureTerm", "FitNet", "ReviewKD", "SemCKD", "Term"]
+__all__ = [
+    "SDD",
+    "SP",
+    "EmbeddingTerm",
+    "FeatureTerm",
+    "FitNet",
+    "ReviewKD",
+    "SemCKD",
+    "SimKD",
+    "Term",
+]

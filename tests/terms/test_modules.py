@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 import reference_terms
 from backends import BACKEND, value_and_gradient
-from classifiers import NUM_CLASSES, build_cnn, draw_data
+from classifiers import (
+    NUM_CLASSES,
+    assert_same_weights,
+    build_cnn,
+    copy_weights,
+    draw_data,
+)
 from keras import ops
 from networks import build_empty
 
-from keras_sdd import Distiller, terms
+from keras_sdd import Distiller, reuse_classifier, terms
 from keras_sdd.terms.features import name_shapes
 from terms.harness import named_weights
 
@@ -88,6 +94,37 @@ def test_stages_of_other_networks():
         assert np.isfinite(logs["reviewkd_loss"][0]) and logs["semckd_loss"] == [0.0]
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
+def test_reused_classifier():
+    """A copy, frozen, of all that follows the map that is pooled; the teacher stays as it was."""
+    teacher = build_empty("cifar100/wrn_16_1")
+    weights, calls = copy_weights(teacher), [len(x._inbound_nodes) for x in teacher.layers]
+    student = reuse_classifier(teacher, build_cnn_for(teacher))  # of a larger map
+    (wanted,) = (x for x in student.layers if x.name == "reused_classifier")
+    assert [x.name for x in wanted.layers][1:] == ["avgpool", "fc"]
+    distiller = Distiller(teacher, student, [terms.SimKD()], student_loss_weight=0.0)
+    assert distiller.terms[0]._pairs == [("bn1_relu", "projector")]
+    distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    images = np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype("float32")
+    losses = distiller.fit(images, np.arange(8), epochs=4, verbose=0).history["simkd_loss"]
+    assert losses[-1] < losses[0]
+    assert_same_weights(teacher, weights)
+    assert_same_weights(wanted, weights[-2:])
+    assert calls == [len(x._inbound_nodes) for x in teacher.layers] and teacher.trainable_weights
+
+
+def build_cnn_for(teacher):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(teacher.output.shape[-1])(x), name="small")
+
+
+def nest(model):
+    inputs = keras.Input(model.input.shape[1:])
+    return keras.Model(inputs, model(inputs), name="outer")
+
+
 def build_for_any_size():
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, strides=4, name="conv")(inputs)
@@ -106,3 +143,19 @@ def build_for_any_size():
 def test_bad_input(make, match):
     with pytest.raises(ValueError, match=match):
         Distiller(build_for_any_size(), build_for_any_size(), [make()])
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Distiller(build_cnn(), build_cnn(), [terms.SimKD()]), "reuse_classifier.teacher"),
+        (lambda: reuse_classifier(nest(build_cnn()), build_cnn()), "without others.*'outer'"),
+        (
+            lambda: reuse_classifier(build_cnn(), build_for_any_size()),
+            r"known size. Received: \(None, None\)",
+        ),
+    ],
+)
+def test_bad_students(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 from backends import BACKEND, to_numpy, value_and_gradient
-from keras import ops
+from keras import layers, ops
 
+import keras_sdd
 from keras_sdd import terms
 from terms.recorded import (
     BASELINES,
@@ -140,6 +141,62 @@ def test_semckd():
             expected = as_maps(BASELINES[f"semckd/student{i}_grad"])
             assert_close(gradient, expected, f"map {i}", 3e-3)
     check_step("semckd", distiller, find_semckd_weight, *maps, 3e-3)
+
+
+def find_projector_weight(student, name):
+    """`"transfer.4.weight"`: PyTorch counts the steps as we do."""
+    _, step, kind = name.split(".")
+    layer = student.get_layer("projector").layers[int(step)]
+    return layer.kernel if step in "036" else getattr(layer, NORM[kind])
+
+
+def build_for_maps(shape, start, end):
+    """A classifier of the part of its input (464,) that is a map."""
+    inputs = keras.Input((16 * 24 + 4 * 20,))
+    x = layers.Reshape((-1, 1))(inputs)
+    x = layers.Cropping1D((start, end))(x)
+    x = layers.GlobalAveragePooling2D()(layers.Reshape(shape)(x))
+    return keras.Model(inputs, layers.Dense(12)(x))
+
+
+def test_simkd(tmp_path):
+    teacher_map, student_map = (read_features(who)[3] for who in ("teacher", "student"))
+    teacher = build_for_maps((4, 4, 24), 0, 4 * 20)
+    kernel, bias = (BASELINES[f"simkd/classifier/param/{x}"] for x in ("weight", "bias"))
+    teacher.set_weights([kernel.T, bias])
+    student = keras_sdd.reuse_classifier(teacher, build_for_maps((2, 2, 20), 16 * 24, 0))
+    term = terms.SimKD()
+    distiller = keras_sdd.Distiller(teacher, student, [term], student_loss_weight=0.0)
+    distiller.compile(keras.optimizers.SGD(1.0), jit_compile=BACKEND == "jax")
+    start = "simkd/param/"
+    names = [x.removeprefix(start) for x in BASELINES.files if x.startswith(start)]
+    before = {name: to_keras(BASELINES[start + name]) for name in names}
+    for name, value in before.items():
+        find_projector_weight(student, name).assign(value)
+    assert len(student.trainable_variables) == len(before)
+    if BACKEND == "torch":
+
+        def measure(x):
+            with keras.StatelessScope():
+                projected = student.get_layer("projector")(x, training=True)
+                return ops.mean(term.compare(ops.convert_to_tensor(teacher_map), projected))
+
+        _, gradient = value_and_gradient(measure, student_map)
+        assert_close(gradient, as_maps(BASELINES["simkd/student3_grad"]), "student3")
+    joined = [np.reshape(x, (8, -1)) for x in (teacher_map, student_map)]
+    logs = fit_maps(distiller, [teacher_map], [student_map])
+    np.testing.assert_allclose(logs["simkd_loss"][0], BASELINES["simkd/loss"], rtol=2e-5)
+    for name, value in before.items():
+        variable = find_projector_weight(student, name)
+        gradient = to_keras(BASELINES[f"simkd/param_grad/{name}"])
+        assert_taken(variable, value, gradient, name)
+        variable.assign(value)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras").student
+    assert len(loaded.trainable_variables) == len(before)
+    logits = loaded.predict(np.concatenate(joined, axis=1), verbose=0)
+    # With the statistics of the step.
+    assert_close(logits, BASELINES["simkd/logits_inference_after"], "logits")
 
 
 def test_training_follows_the_recorded_run():
