@@ -30,10 +30,11 @@ def draw_maps(sizes, batch_size):
 def test_maps_of_odd_sizes():
     """Sizes of no whole factor either way, and a batch of one, whose pooled stage has no spread."""
     teacher_sizes, student_sizes = [(7, 7, 3), (2, 2, 4), (5,)], [(6, 6, 5), (3, 3, 6), (8,)]
-    for make, formula, count in (
+    cases = (
         (terms.ReviewKD, reference_terms.reviewkd, 3),
         (lambda: terms.SemCKD(4), reference_terms.semckd, 2),
-    ):
+    )
+    for make, formula, count in cases[:1] if BACKEND == "jax" else cases:  # it compiles each
         term = make()
         teacher, student = (draw_maps(x[:count], 4) for x in (teacher_sizes, student_sizes))
 
