@@ -38,8 +38,8 @@ class ReviewKD(FeatureTerm):
     Raises:
         ValueError: for layers that are no pairs; when it is built, for maps of unknown size.
 
-    Source: Chen et al., "Distilling Knowledge via Knowledge Review" (CVPR 2021), eq. 7 and fig. 3
-    and 4.
+    Source: Chen et al., "Distilling Knowledge via Knowledge Review" (CVPR 2021), section 3;
+    sizes and weights are those of the public programs.
     """
 
     def __init__(
