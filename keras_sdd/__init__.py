@@ -8,6 +8,7 @@ from keras_sdd.heads import expose_spatial_logits
 from keras_sdd.networks import Network
 from keras_sdd.pooling import pool_cells
 from keras_sdd.sdd import SDDDistiller
+from keras_sdd.simkd import reuse_classifier
 
 __all__ = [
     "Distiller",
@@ -23,6 +24,7 @@ __all__ = [
     "models",
     "optimizers",
     "pool_cells",
+    "reuse_classifier",
     "schedules",
     "terms",
 ]

@@ -10,7 +10,7 @@ from keras import layers
 from keras_sdd._checks import check_scales, find_near
 from keras_sdd.graphs import find_calls, is_functional, lift, rebuild, structure
 from keras_sdd.heads import check_classifier, class_logits, find_head, find_logits, is_exposed
-from keras_sdd.stages import find_stages
+from keras_sdd.stages import find_last_map, find_stages
 
 _logger = logging.getLogger("keras_sdd")
 
@@ -175,6 +175,11 @@ class Network:
     def preactivations(self):
         """Paths of the same before their activation; where there is none, of the same layers."""
         return self._stages[1]
+
+    @property
+    def last_map(self):
+        """Path of the layer whose map is pooled, the last one; None where there is no map."""
+        return find_last_map(self.source)
 
     @functools.cached_property
     def _stages(self):

@@ -109,18 +109,24 @@ def _average(maps, weights):
     return ops.cast(cells, maps.dtype) if keras.backend.is_float_dtype(maps.dtype) else cells
 
 
-def pool_to_size(maps, height, width):
-    """Average maps (B, H, W, C) over adaptive bins to (B, height, width, C), in float32."""
-    rows, columns, channels = check_size(maps.shape)
-    maps = ops.cast(maps, "float32")
+def average_to(maps, size):
+    """Average maps (B, H, W, C) over adaptive bins, as many as `size`, (h, w), says: (B, h, w, C).
+
+    Height and width must be static.
+    """
+    given, size = tuple(maps.shape[1:3]), tuple(size)
+    if given == size:
+        return maps
+    if all(a % b == 0 for a, b in zip(given, size, strict=True)):
+        factors = tuple(a // b for a, b in zip(given, size, strict=True))
+        return ops.average_pool(maps, factors, factors, data_format="channels_last")
+    rows, columns = (
+        ops.convert_to_tensor(_bins(a, b), maps.dtype) for a, b in zip(given, size, strict=True)
+    )
     # Rows, then columns: one matrix for both would cost as many products as positions.
-    if rows != height:
-        weights = ops.convert_to_tensor(_bins(rows, height), "float32")
-        maps = ops.matmul(weights, ops.reshape(maps, (-1, rows, columns * channels)))
-        maps = ops.reshape(maps, (-1, height, columns, channels))
-    if columns != width:
-        maps = ops.matmul(ops.convert_to_tensor(_bins(columns, width), "float32"), maps)
-    return maps
+    channels = maps.shape[-1]
+    maps = ops.matmul(rows, ops.reshape(maps, (-1, given[0], given[1] * channels)))
+    return ops.matmul(columns, ops.reshape(maps, (-1, size[0], given[1], channels)))
 
 
 def check_size(shape, data_format="channels_last"):

@@ -84,6 +84,17 @@ def find_stages(model, channels_first=False):
     return ends, [_before_activation(path, calls) for path in ends]
 
 
+def find_last_map(model):
+    """The path of the layer that gives the map (B, H, W, C) to be pooled, or None.
+
+    It is the last map that everything runs through: where a network normalizes and activates after
+    its last stage, what comes of that.
+    """
+    outputs = {path: node.outputs[0] for path, node in find_bottlenecks(model)}
+    maps = [path for path, x in outputs.items() if len(x.shape) == 4 and not is_vector(x)]
+    return maps[-1] if maps else None
+
+
 def _find_family(model):
     """Stem, ends, ends before activation and pooling, if the names of the layers are the zoo's."""
     paths = [path for path, *_ in find_calls(model)]

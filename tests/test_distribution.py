@@ -61,6 +61,16 @@ def one_device(tmp_path_factory):
     return several_devices.run_cases(distribution.Devices(), folder)
 
 
+# A stage of which every image of a batch of 8 gives one value.
+POOLED_VARIANCES = [f"reviewkd_loss stage1/{x}_bn/moving_variance" for x in ("narrow", "widen")]
+
+
+def of_four_values(variance):
+    """A moving variance after six steps, had each seen four values instead of eight like them."""
+    kept = 0.9**6
+    return kept + (variance - kept) * (4 / 3) / (8 / 7)
+
+
 HOSTS = pytest.param(
     "two_hosts", marks=pytest.mark.skipif(BACKEND == "torch", reason="always two processes")
 )
@@ -92,6 +102,8 @@ def compare(results, one_device, case, tolerance):
     """Hold what every process came to against the others, and against one device."""
     results = [result[case] for result in results]
     for name, expected in one_device[case].items():
+        if name in POOLED_VARIANCES and BACKEND != "jax":
+            expected = of_four_values(expected)
         for result in results:
             is_memory = name.endswith(" memory")
             if not is_memory:

@@ -35,6 +35,7 @@ MAY_IMPORT = {
         *("losses", "metrics", "networks", "supervision", "teachers", "terms"),
     },
     "sdd": {"_checks", "distiller", "losses", "terms"},
+    "simkd": {"graphs", "networks", "normalization"},
     "cell_store": set(),
     "cache": {"_checks", "cell_store", "data"},
     "models": {"_checks", "models", "normalization", "stages"},

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_sdd._checks import check_number
-from keras_sdd.pooling import check_size, pool_to_size
+from keras_sdd.pooling import average_to, check_size
 from keras_sdd.terms.features import FeatureTerm, match_stages
 from keras_sdd.terms.lengths import to_unit_length
 
@@ -51,7 +51,7 @@ class AT(FeatureTerm):
     def compare(self, teacher_map, student_map):
         sizes = zip(teacher_map.shape[1:3], student_map.shape[1:3], strict=True)
         size = [min(sides) for sides in sizes]
-        maps = [pool_to_size(x, *size) for x in (teacher_map, student_map)]
+        maps = [average_to(x, size) for x in (teacher_map, student_map)]
         teacher, student = (self.attend(x) for x in maps)
         return ops.mean((teacher - student) ** 2, axis=-1)
 

@@ -85,6 +85,17 @@ class EmbeddingTerm(FeatureTerm):
         return super()._read(network, side) or {"embedding": network.embedding}
 
 
+def sort_maps(read):
+    """Maps, or their shapes, that were read by name as a list; an embedding comes last."""
+    others = [read["embedding"]] if "embedding" in read else []
+    return [read[f"map{i}"] for i in range(len(read) - len(others))] + others
+
+
+def name_shapes(maps):
+    """The other way round: the shapes of a list of maps by name."""
+    return {f"map{i}": tuple(x.shape) for i, x in enumerate(maps)}
+
+
 def match_stages(teacher, student):
     """Pairs of names of the layers that end the stages of two networks.
 

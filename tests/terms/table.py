@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import reference
 import reference_losses
+import reference_terms
 from keras import ops
 from terms_of_users import Remembering, remember
 
@@ -76,6 +77,15 @@ class FixedCRD(terms.CRD):
         return (3 * labels[:, None] + ops.arange(10, dtype="int32")) % self.num_samples
 
 
+def reviewkd(weights, teacher, student, labels):
+    maps = ([x["map0"], x["embedding"]] for x in (teacher, student))
+    return reference_terms.reviewkd(weights, *maps)
+
+
+def semckd(weights, teacher, student, labels):
+    return reference_terms.semckd(weights, [teacher["map0"], teacher["map1"]], [student["map0"]])
+
+
 TERMS = {
     "CRD": Case(lambda: FixedCRD(24, num_negatives=10, num_features=8), crd, "embedding"),
     "SDD": Case(lambda: terms.SDD(DKD(), weight=0.7), sdd, "cells"),
@@ -98,5 +108,9 @@ TERMS = {
     # Without a mask, which no formula knows.
     "MGD": Case(lambda: terms.MGD(0.0, layers=[("conv1", "conv2")]), mgd),
     "CTKD": Case(lambda: terms.CTKD(scales=(1, 2), start=-2.0, ramp_steps=2), ctkd, "cells"),
+    "ReviewKD": Case(lambda: terms.ReviewKD(weight=0.6), reviewkd),
+    "SemCKD": Case(
+        lambda: terms.SemCKD(24, [("conv1", "conv2"), ("conv2", "conv2")], weight=1.0), semckd
+    ),
     "of one value": Case(Remembering, remember, "embedding"),
 }
