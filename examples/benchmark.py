@@ -29,7 +29,7 @@ import time
 
 import benchmark_serve
 from absl import app, flags, logging
-from benchmark_methods import ALL, PROGRAMS, check_programs, compare_methods, make_groups
+from benchmark_methods import ALL, METHODS, PROGRAMS, compare_methods, is_program, make_groups
 from benchmark_report import (
     compute_ratios,
     describe_run,
@@ -80,23 +80,18 @@ def define_flags():
         flags.register_validator(
             name, set(known).issuperset, message=f"must be some of: {', '.join(known)}"
         )
-    flags.register_validator("programs", _check_programs)
+    flags.register_validator(
+        "programs",
+        lambda names: all(map(is_program, names)),
+        message=f"must be some of: {', '.join(dict.fromkeys((ALL, *PROGRAMS, *METHODS)))}; or sums "
+        "of methods, as sd_kd+crd",
+    )
     flags.register_validator("pair", lambda pair: len(pair) == 2, message="TEACHER,STUDENT")
     flags.register_validator(
         "reference",
         lambda folder: folder is None or os.path.isdir(os.path.join(folder, "mdistiller")),
         message="must be a checkout of the authors' code, which has a folder mdistiller",
     )
-
-
-def _check_programs(names):
-    try:
-        check_programs(names)
-    except LookupError as error:
-        others = ", ".join((ALL, *PROGRAMS))
-        message = f"{error.args[0]}. Not a method, but known: {others}"
-        raise flags.ValidationError(message) from None
-    return bool(names)
 
 
 class ProgramError(Exception):

@@ -69,6 +69,8 @@ def build(name, options):
         model = student
     elif name == "keras_kd":
         model = _build_keras_distiller(teacher, student)
+    elif name == "simkd":
+        model = _build_simkd(teacher, student)
     else:
         config = make_config(name, options)
         model = experiment.build_distiller(config, teacher, student, _count_steps(config))
@@ -134,6 +136,12 @@ def _build_keras_distiller(teacher, student):
     # Its default loss is another one, which is not KD.
     loss = keras.distillation.LogitsDistillation(temperature=4.0, loss=keras.losses.KLDivergence())
     return keras.distillation.Distiller(teacher, student, loss, student_loss_weight=0.1)
+
+
+def _build_simkd(teacher, student):
+    student = keras_sdd.reuse_classifier(teacher, student)
+    terms = [keras_sdd.terms.SimKD()]
+    return keras_sdd.Distiller(teacher, student, terms, student_loss_weight=0.0)
 
 
 def _build_forward(teacher, options, fold):

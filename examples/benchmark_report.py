@@ -86,11 +86,23 @@ def write_report(results):
             _format_table(["program", *backends], times),
             _format_table(["ratio", *backends], ratios),
             *of_methods,
+            *_describe_groups(groups, backends),
             "First step, with tracing and compilation; peak memory of the process (and of the "
             "GPU).",
             _format_table(["program", *backends], costs),
         ]
     )
+
+
+def _describe_groups(groups, backends):
+    """A line on how KD's step drifted, where there are several groups of programs."""
+    steps: dict = {backend: [] for backend in backends}
+    for (backend, _), measured in groups.items():
+        if "kd" in measured:
+            steps[backend].append(_format_seconds(measured["kd"]["median"]))
+    if max(map(len, steps.values())) > 1:
+        lines = [f"{backend} {', '.join(values)}" for backend, values in steps.items() if values]
+        yield f"KD's step in the groups of programs: {'; '.join(lines)}."
 
 
 def write_sweeps(results, sweeps, settings):

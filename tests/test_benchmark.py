@@ -17,8 +17,10 @@ EXAMPLES = REPOSITORY / "examples"
 sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
 
 import benchmark  # noqa: E402
+import benchmark_methods  # noqa: E402
 import benchmark_programs  # noqa: E402
 import benchmark_report  # noqa: E402
+import term_rows  # noqa: E402
 
 import keras_sdd  # noqa: E402
 
@@ -86,7 +88,7 @@ def smoke(tmp_path_factory):
         path.write_text(text)
     finished = run_benchmark(
         "--smoke",
-        "--programs=sd_kd,reference_sd_kd,reference_kd",
+        "--programs=kd,sd_kd",
         f"--reference={folder / 'code'}",
         f"--output={folder / 'results'}",
     )
@@ -97,10 +99,10 @@ def smoke(tmp_path_factory):
 def test_prints_tables(smoke):
     printed, folder = smoke
     assert printed.startswith("resnet8 -> resnet8, batch 4, 32 x 32 x 3, 10 classes")
-    assert f"| program | {BACKEND} |\n| --- | --- |\n| SD-KD | " in printed
+    assert f"| program | {BACKEND} |\n| --- | --- |\n| KD | " in printed
     assert "| authors' PyTorch code, SD-KD | " in printed
-    assert "| SD-KD / authors' code | " in printed
-    assert "| SD-KD / KD | " not in printed  # KD was not asked for
+    assert "| SD-KD / authors' code | " in printed and "| SD-KD / KD | " in printed
+    assert "| KD / authors' code | " not in printed
     assert f"Left out: reference_kd on {BACKEND}: KeyError: 'resnet8'" in printed
     assert (folder / "programs.md").read_text() == printed
 
@@ -111,7 +113,7 @@ def test_writes_numbers_and_chart(smoke):
     assert values["settings"]["pair"] == ["resnet8", "resnet8"]
     assert values["settings"]["cores"] and values["settings"]["cpu"]
     programs = [result["program"] for result in values["results"]]
-    assert programs == ["sd_kd", "reference_sd_kd"]
+    assert programs == ["kd", "sd_kd", "reference_sd_kd"]
     for result in values["results"]:
         assert result["backend"] == BACKEND
         assert len(result["seconds"]) == result["steps"] == 1
@@ -119,14 +121,15 @@ def test_writes_numbers_and_chart(smoke):
         assert result["first_step"] > 0.0 and result["peak_memory"] > 2**20
     versions = values["results"][0]["versions"]
     assert versions["keras"] == keras.__version__ and versions["device"]
-    assert "torch" in values["results"][1]["versions"]
+    assert "torch" in values["results"][2]["versions"]
+    assert values["methods"]["step over KD"]["kd"] == {BACKEND: 1.0}
     assert imread(folder / "programs.png")[..., :3].std() > 0.1
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--programs=sd_kd,skd", "must be some of: kd, sd_kd_12"),
+        ("--programs=sd_kd,skd", "must be some of: methods, kd, sd_kd_12"),
         ("--sweeps=batch", "must be some of: batch_size, num_classes"),
         ("--reference=elsewhere", "must be a checkout of the authors' code"),
         ("--pair=resnet8", "TEACHER,STUDENT"),
@@ -141,6 +144,8 @@ def test_refuses_bad_flags(flag, message):
 
 
 # The programs, with networks that are built and compiled at once.
+
+NO_DISTILLERS = {"keras_kd", "supervised", "teacher", "folded_teacher", "simkd"}
 
 
 def build_tiny(name, num_classes, input_shape):
@@ -163,9 +168,7 @@ def options(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "program", [name for name in benchmark_report.PROGRAMS if not name.startswith("reference_")]
-)
+@pytest.mark.parametrize("program", [*benchmark_methods.PROGRAMS, "crd"])
 def test_program_takes_steps(program, options, monkeypatch):
     if program == "keras_kd" and not hasattr(keras, "distillation"):
         pytest.skip("not part of this Keras")
@@ -179,6 +182,34 @@ def test_cached_teacher_does_not_run(options, monkeypatch):
     run = benchmark_programs.build("sd_kd_cached", options)
     monkeypatch.setattr("keras_sdd._backend.run_teacher", None)
     assert run(1) > 0.0
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
+def test_terms_are_those_of_the_configs(options, monkeypatch):
+    programs = (*benchmark_methods.METHODS, *benchmark_methods.PROGRAMS)
+    for name in set(programs) - NO_DISTILLERS:
+        config = benchmark_programs.make_config(name, options)
+        assert term_rows.build_terms(config, 1), name
+    crd = benchmark_programs.make_config("crd", options).terms.crd_loss
+    assert crd.num_negatives == 16384
+    scales = [
+        benchmark_programs.make_config(x, options).terms.distillation_loss.scales
+        for x in ("kd", "sd_kd_12", "sd_kd", "sd_kd+crd")
+    ]
+    assert scales == [(1,), (1, 2), (1, 2, 4), (1, 2, 4)]
+    assert benchmark_programs.make_config("sd_kd_bfloat16", options).teacher_dtype == "bfloat16"
+    options.pair = ["resnet32x4", "resnet8x4"]  # which has settings of its own
+    assert benchmark_programs.make_config("reviewkd", options).terms.reviewkd_loss.weight == 5.0
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
+def test_simkd_and_terms_that_do_not_fit(options, monkeypatch):
+    assert benchmark_programs.build("simkd", options)(1) > 0.0
+    options.pair = ["resnet8", "mobilenet_v2"]
+    with pytest.raises(ValueError, match="MGD"):
+        benchmark_programs.build("mgd", options)
+    with pytest.raises(LookupError, match="term of the same name"):
+        benchmark_programs.build("kd+dkd", options)
 
 
 def test_reads_data_sets(options):
@@ -206,6 +237,8 @@ class Fake(benchmark.Program):
 
     def run(self, steps):
         self.turns.append((self.name, steps, *self.changes.values()))
+        if self.name == "mgd" and steps > 1:
+            raise benchmark.ProgramError("mgd ended")
         seconds = 0.5 * steps
         memory = {"peak_memory": 40, "peak_gpu_memory": None}
         return {"lead_in": 9.0, "seconds": seconds, **memory}
@@ -219,8 +252,9 @@ def fakes(monkeypatch):
     monkeypatch.setattr(benchmark, "Program", Fake)
     monkeypatch.setattr(Fake, "turns", [])
     values = types.SimpleNamespace(
-        rounds=2, steps=0, backends=["jax", "torch"], smoke=True, sweeps=["scales", "data"]
-    )
+        rounds=2, steps=0, backends=["jax", "torch"], smoke=True, sweeps=["scales", "data"],
+        programs=["sd_kd", "crd", "mgd"], reference="folder", at_once=3,
+    )  # fmt: skip
     monkeypatch.setattr(benchmark, "FLAGS", values)
 
 
@@ -235,6 +269,38 @@ def test_programs_take_turns(fakes):
     assert [result["program"] for result in results] == ["kd", "sd_kd"]
     assert results[0]["median"] == 0.5 and results[0]["seconds"] == [0.5, 0.5]
     assert results[0]["first_step"] == 9.0 and results[0]["added_memory"] == 30
+
+
+def test_programs_are_timed_in_groups(fakes, capsys):
+    parts = list(benchmark.compare_programs())
+    programs = [[x["program"] for x in results] for results, _ in parts]
+    assert programs == 2 * [
+        ["kd", "sd_kd", "reference_sd_kd"],
+        ["kd", "crd", "reference_crd"],
+        ["kd"],
+    ]
+    assert [messages for _, messages in parts] == 2 * [[], [], ["Left out: mgd ended"]]
+    assert {x["group"] for x in parts[4][0]} == {1} and parts[4][0][0]["backend"] == "torch"
+    assert "torch, group 3 of 3: round 2 of 2" in (progress := capsys.readouterr().err)
+    assert "8 of 16 programs in 0 min; about 0 min left" in progress
+
+
+def test_groups_have_kd_and_pairs():
+    def make(names, with_reference=True, at_once=17):
+        return benchmark_methods.make_groups(names, with_reference, at_once)
+
+    (default,) = make(benchmark_methods.PROGRAMS)
+    assert default[:2] == ["kd", "reference_kd"] and len(set(default)) == len(default) == 17
+    assert make(["crd", "kd"], False) == [["kd", "crd"]] and make(["kd"], False) == [["kd"]]
+    groups = make(["methods"], at_once=8)
+    assert all(group[0] == "kd" and 1 < len(group) <= 8 for group in groups)
+    names = [name for group in groups for name in group if name != "kd"]
+    assert len(set(names)) == len(names)
+    assert {"kd", *names} == {
+        *benchmark_methods.METHODS, *(f"reference_{x}" for x in benchmark_methods.AUTHORS)
+    }  # fmt: skip
+    for group in groups:
+        assert {name.removeprefix("reference_") for name in group} <= set(group)
 
 
 def test_sweeps_change_one_setting(fakes):
@@ -272,10 +338,43 @@ def test_ratios_and_tables():
     assert "| KD | 4.0 s, 3,072 MiB | 4.0 s, 3,072 MiB |" in text
 
 
-def test_what_was_measured_is_kept_when_a_program_ends(tmp_path, monkeypatch):
+def test_methods_beside_kd_of_their_group():
+    groups = [
+        {"kd": 1.0, "crd": 1.5, "reference_crd": 3.0, "sp": 1.3, "teacher": 0.5},
+        {"kd": 2.0, "reviewkd": 4.4, "reference_reviewkd": 4.0, "sd_kd": 2.1, "sd_kd+crd": 3.0},
+    ]
+    results = [
+        describe_fake(*item) | {"group": index}
+        for index, medians in enumerate(groups)
+        for item in medians.items()
+    ]
+    results.append(describe_fake("crd", 1.0, "jax") | {"group": 0})  # its KD was left out
+    text = benchmark_report.write_report(results)
+    for row in (
+        "| KD | 1.00 ✓ | - | 1.05 | 1.00 (11 ms) |",
+        "| `crd` | 1.50 ✓ | - | 1.60 | 3.73 (41 ms) |",
+        "| `sp` | 1.30 missed | - | 1.15 | - |",
+        "| `reviewkd` | 2.20 missed | - | 2.00 | 2.36 (26 ms) |",
+        "| SD-KD | 1.05 ✓ | - | 1.05 | 1.00 (11 ms) |",
+        "| `sd_kd+crd` | 1.50 | - | - | - |",
+        "| `crd` | 2.00 ✓ | - |",
+        "| `reviewkd` | 0.91 missed | - |",
+        "| `reviewkd` | 4,400 ms (4,390 to 4,420 ms), 2.20 | - |",
+        "KD's step in the groups of programs: torch 1,000 ms, 2,000 ms.",
+    ):
+        assert row in text, row
+    assert text.count("| `crd` | 1.00 | - |") == 2  # of memory
+    assert "`teacher`" not in text
+    aims = {
+        x: benchmark_methods.find_aim(x) for x in ("sd_wttm", "sd_ctkd", "icd", "semckd", "pkt")
+    }
+    assert aims == {"sd_wttm": 1.05, "sd_ctkd": 1.05, "icd": None, "semckd": None, "pkt": 1.15}
+
+
+def test_what_was_measured_is_kept_when_the_run_ends(tmp_path, monkeypatch):
     def compare():
         yield [describe_fake("kd", 0.8), describe_fake("sd_kd", 1.0)], ["Left out: sd_dkd"]
-        raise benchmark.ProgramError("kd on jax: ended")
+        raise KeyboardInterrupt
 
     settings = {"pair": ["a", "b"], "batch_size": 2, "image_size": 8, "num_classes": 3}
     settings |= {"scales": ["1"], "cores": 1, "cpu": "some"}
@@ -283,13 +382,14 @@ def test_what_was_measured_is_kept_when_a_program_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "FLAGS", flags)
     monkeypatch.setattr(benchmark, "describe_settings", lambda: settings)
     monkeypatch.setattr(benchmark, "compare_programs", compare)
-    with pytest.raises(SystemExit, match="error: kd on jax: ended"):
+    with pytest.raises(KeyboardInterrupt):
         benchmark.main(["benchmark.py"])
     assert "| SD-KD / KD | 1.25 |\n" in (tmp_path / "programs.md").read_text()
     assert json.loads((tmp_path / "programs.json").read_text())["left_out"] == ["Left out: sd_dkd"]
     assert (tmp_path / "programs.png").exists()
 
 
-def test_ratios_name_programs():
+def test_ratios_name_programs_of_the_default_run():
+    (programs,) = benchmark_methods.make_groups(benchmark_methods.PROGRAMS, True, 17)
     for program, parts, _ in benchmark_report.RATIOS.values():
-        assert {program, *parts} <= benchmark_report.PROGRAMS.keys()
+        assert {program, *parts} <= set(programs)
