@@ -84,7 +84,7 @@ def write_report(results):
         [
             "Time of a step: median (quartiles), and its ratio to KD.",
             _format_table(["program", *backends], times),
-            _format_table(["ratio", *backends], ratios),
+            *([_format_table(["ratio", *backends], ratios)] if ratios else []),
             *of_methods,
             *_describe_groups(groups, backends),
             "First step, with tracing and compilation; peak memory of the process (and of the "
