@@ -8,7 +8,7 @@ from keras_sdd import _backend
 from keras_sdd._checks import check_integers, check_number
 from keras_sdd.losses.labels import class_indices
 from keras_sdd.terms.base import add_scalar
-from keras_sdd.terms.features import EmbeddingTerm
+from keras_sdd.terms.features import EmbeddingTerm, check_single_pair
 from keras_sdd.terms.lengths import to_unit_length
 from keras_sdd.terms.sp import flatten
 
@@ -72,8 +72,7 @@ class CRD(EmbeddingTerm):
         self.momentum = check_number("momentum", momentum)
         if self.momentum > 1:
             raise ValueError(f"`momentum` must be 1 or less. Received: momentum={momentum!r}")
-        if self.layers is not None and len(self.layers) > 1:
-            raise ValueError(f"CRD compares one pair of layers. Received: layers={layers!r}")
+        check_single_pair("CRD", self.layers)
         self.num_features, self.seed = num_features, seed
         self._num_classes: int | None = None
         self.random = keras.random.SeedGenerator(seed)

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 from backends import BACKEND, to_numpy, value_and_gradient
 from keras import layers, ops
 
@@ -118,13 +117,13 @@ def test_reviewkd():
     distiller = distil(teacher_maps, student_maps, term)
     for case, maps in (("reviewkd", student_maps), ("reviewkd_preact", before_activation)):
         assign_recorded(case, term, find_reviewkd_weight)
-        if case == "reviewkd" or BACKEND != "jax":  # which compiles it a second time
-            value, gradients = find_map_gradients(term, teacher_maps, maps)
-            np.testing.assert_allclose(value, BASELINES[f"{case}/loss"], rtol=2e-5)
-            for i, gradient in zip((1, 2, 3), gradients, strict=False):
-                expected = as_maps(BASELINES[f"{case}/student{i}_grad"])
-                assert_close(gradient, expected, f"{case}, map {i}")
-            assert_close(gradients[3], BASELINES[f"{case}/student_pooled_grad"], f"{case}, pooled")
+        value, gradients = find_map_gradients(term, teacher_maps, maps)
+        np.testing.assert_allclose(value, BASELINES[f"{case}/loss"], rtol=2e-5)
+        for i, gradient in zip((1, 2, 3), gradients, strict=False):
+            assert_close(
+                gradient, as_maps(BASELINES[f"{case}/student{i}_grad"]), f"{case}, map {i}"
+            )
+        assert_close(gradients[3], BASELINES[f"{case}/student_pooled_grad"], f"{case}, pooled")
         check_step(case, distiller, find_reviewkd_weight, teacher_maps, maps)
 
 
@@ -135,12 +134,12 @@ def test_semckd():
     term = terms.SemCKD(8, [(f"maps{i}", f"maps{i}") for i in range(3)], weight=1.0)
     distiller = distil(*maps, term)
     assign_recorded("semckd", term, find_semckd_weight)
-    if BACKEND != "jax":  # which compiles it a second time
-        value, gradients = find_map_gradients(term, *maps)
-        np.testing.assert_allclose(value, BASELINES["semckd/loss"], rtol=2e-5)
-        for i, gradient in enumerate(gradients):
-            expected = as_maps(BASELINES[f"semckd/student{i}_grad"])
-            assert_close(gradient, expected, f"map {i}", 3e-3)
+    value, gradients = find_map_gradients(term, *maps)
+    np.testing.assert_allclose(value, BASELINES["semckd/loss"], rtol=2e-5)
+    for i, gradient in enumerate(gradients):
+        # On JAX a ReLU falls to the other side at one position.
+        tolerance = 4e-3 if BACKEND == "jax" else 3e-3
+        assert_close(gradient, as_maps(BASELINES[f"semckd/student{i}_grad"]), f"map {i}", tolerance)
     check_step("semckd", distiller, find_semckd_weight, *maps, 3e-3)
 
 
@@ -175,15 +174,14 @@ def test_simkd(tmp_path):
     for name, value in before.items():
         find_projector_weight(student, name).assign(value)
     assert len(student.trainable_variables) == len(before)
-    if BACKEND == "torch":
 
-        def measure(x):
-            with keras.StatelessScope():
-                projected = student.get_layer("projector")(x, training=True)
-                return ops.mean(term.compare(ops.convert_to_tensor(teacher_map), projected))
+    def measure(x):
+        with keras.StatelessScope():
+            projected = student.get_layer("projector")(x, training=True)
+            return ops.mean(term.compare(ops.convert_to_tensor(teacher_map), projected))
 
-        _, gradient = value_and_gradient(measure, student_map)
-        assert_close(gradient, as_maps(BASELINES["simkd/student3_grad"]), "student3")
+    _, gradient = value_and_gradient(measure, student_map)
+    assert_close(gradient, as_maps(BASELINES["simkd/student3_grad"]), "student3")
     joined = [np.reshape(x, (8, -1)) for x in (teacher_map, student_map)]
     logs = fit_maps(distiller, [teacher_map], [student_map])
     np.testing.assert_allclose(logs["simkd_loss"][0], BASELINES["simkd/loss"], rtol=2e-5)
@@ -200,7 +198,6 @@ def test_simkd(tmp_path):
     assert_close(logits, BASELINES["simkd/logits_inference_after"], "logits")
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="costly; one step of it runs on all backends")
 def test_training_follows_the_recorded_run():
     term = terms.ReviewKD(weight=2.5)  # 5 times the warm-up's 0.5
     follow_recorded_run("reviewkd", term, find_reviewkd_weight)
