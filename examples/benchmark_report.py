@@ -152,8 +152,10 @@ def draw_chart(results, path):
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(backends), sharey=True, squeeze=False)[0]
     for axes, backend in zip(panels, backends, strict=True):
-        for result in (result for result in results if result["backend"] == backend):
-            place, program = shown.index(result["program"]), result["program"]
+        # KD of several groups is that of the first.
+        own = {x["program"]: x for x in reversed(results) if x["backend"] == backend}
+        for program, result in own.items():
+            place = shown.index(program)
             spread = [
                 [1000 * abs(result["median"] - result[f"{side}_quartile"])]
                 for side in ("lower", "upper")
