@@ -136,7 +136,9 @@ class ReviewStage(layers.Layer):
 
     def mix(self, student_map, coarser=None):
         """(B, h, w, C) and the mix of the coarser stage to that of this one, (B, H, W, width)."""
-        own = self.narrow_bn(self.narrow(student_map), training=True)
+        # A product: PyTorch's convolution would copy a map with channels last, and back.
+        own = ops.matmul(student_map, ops.convert_to_tensor(self.narrow.kernel)[0, 0])
+        own = self.narrow_bn(own, training=True)
         mixed = own if self.is_last else self._blend(own, coarser)
         return resize_nearest(mixed, self.size)
 

@@ -111,7 +111,8 @@ np.savez({result!r}, *[np.array(w) for w in distiller.get_weights()])
 """
 
 
-@pytest.mark.parametrize("seed", [1, None])
+# Without seeds of their own layers draw from a generator that is PyTorch's there.
+@pytest.mark.parametrize("seed", [1, None] if BACKEND == "torch" else [None])
 def test_resumes_to_the_last_digit_in_a_new_process(tmp_path, seed):
     def build_random():
         return build(student_seed=seed, feature_losses=make_terms(seed))
