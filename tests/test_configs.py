@@ -493,3 +493,22 @@ def test_networks_of_the_tables_are_those_of_the_zoo():
 def test_names_of_terms_can_be_given_as_flags():
     for method in methods.METHODS.values():
         assert all(name.isidentifier() for name in method["terms"])
+
+
+def test_the_page_of_methods_has_them_all():
+    """Every method, and every loss and term there is, by name; files that exist."""
+    page = (REPOSITORY / "docs" / "methods.md").read_text()
+    for name in methods.METHODS:
+        assert f"`{name}`" in page or f"`{name.removeprefix('sd_')}`" in page, name
+    named = set(re.findall(r"(?<=, )(?:losses|terms)/\w+\.py", page))
+    assert all((REPOSITORY / "keras_sdd" / path).is_file() for path in named)
+    folders = ("losses", "terms")
+    files = {f"{x}/{y.name}" for x in folders for y in (REPOSITORY / "keras_sdd" / x).glob("*.py")}
+    shared = {
+        *("losses/__init__.py", "losses/base.py", "losses/labels.py", "losses/cross_entropy.py"),
+        *("losses/scale_decoupled.py", "losses/sum.py"),
+        *("losses/batch_relation.py", "losses/class_relation.py"),
+        *("terms/__init__.py", "terms/base.py", "terms/features.py", "terms/lengths.py"),
+        "terms/sdd.py",
+    }
+    assert files - named == shared

@@ -46,7 +46,8 @@ class CRD(EmbeddingTerm):
         ValueError: for several pairs of layers, or numbers out of range; in `fit`, for targets
             without ids or with others. Later a sample of no such id has NaN for its value.
 
-    Source: Tian et al., "Contrastive Representation Distillation" (ICLR 2020), eq. 17 to 19.
+    Source: Tian et al., "Contrastive Representation Distillation" (ICLR 2020), section 3, with the
+    memories and constants of the public programs.
     """
 
     needs_ids = True
