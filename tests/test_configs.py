@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from backends import BACKEND
 
 from keras_sdd import data, models
 
@@ -23,6 +24,8 @@ from configs import (  # noqa: E402
     methods,
     published,
 )
+
+pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 
 FILES = (cifar100, cub200, imagenet, fashion_mnist)
 SIX = ("kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd")  # of the paper

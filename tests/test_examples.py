@@ -158,6 +158,9 @@ def build_tiny(name, num_classes, input_shape, *_):
     return keras.Model(inputs, layers.Dense(num_classes)(x), name=name.replace("/", "_"))
 
 
+on_one = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(experiment.models, "build", build_tiny)
@@ -194,11 +197,11 @@ class ReadRecorder:
         (cifar100, "resnet20", "official"),
         (cifar100, "vgg13,vgg8,sd_kd+sp+fitnet", "paper"),
         (cifar100, "vgg13,mobilenet_v2,sd_dkd", "official"),
-        (cifar100, "vgg13,mobilenet_v2,nkd", "official"),
-        (cifar100, "vgg13,vgg8,sd_nkd", "official"),
-        (cifar100, "vgg13,mobilenet_v2,sd_nkd", "paper"),
-        (imagenet, "resnet34,resnet18,kd", "official"),
-        (ablations, "7,resnet32x4,shufflenet_v1,m14", "official"),
+        pytest.param(cifar100, "vgg13,mobilenet_v2,nkd", "official", marks=on_one),
+        pytest.param(cifar100, "vgg13,vgg8,sd_nkd", "official", marks=on_one),
+        pytest.param(cifar100, "vgg13,mobilenet_v2,sd_nkd", "paper", marks=on_one),
+        pytest.param(imagenet, "resnet34,resnet18,kd", "official", marks=on_one),
+        pytest.param(ablations, "7,resnet32x4,shufflenet_v1,m14", "official", marks=on_one),
         (ablations, "6,resnet32x4,resnet8x4,complementary", "official"),
     ],
 )
@@ -307,12 +310,14 @@ def test_cached_teacher_gives_the_same_run(tiny, tmp_path):
         assert actual["distillation_loss"] == pytest.approx(expected["distillation_loss"], 1e-4)
 
 
+@on_one
 def test_cache_of_augmented_images_is_explained(tiny, tmp_path):
     config = smoke_config(f"{PAIR},sd_kd", teacher_cache=str(tmp_path / "cells"))
     with pytest.raises(command_line.SetupError, match="augmented at random"):
         distill.distill(config, tmp_path / "run")
 
 
+@on_one
 def test_seed_decides_the_run(tiny, tmp_path):
     weights = {}
     for name, seed in (("first", 1), ("same", 1), ("other", 2)):
@@ -415,7 +420,7 @@ def small_pair():
     return *networks, images, targets
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="rows are alike on all backends")
+@on_one
 @pytest.mark.parametrize("method", [*methods.METHODS, "sd_kd+sp", "crd+wttm", "sd_dkd+reviewkd"])
 def test_every_method_takes_a_step(small_pair, method):
     teacher, student, images, targets = small_pair
@@ -444,6 +449,7 @@ def test_finished_run_is_left_alone(tiny, tmp_path, capsys):
     assert "holds a finished run" in capsys.readouterr().out
 
 
+@on_one
 def test_folder_of_another_run_is_refused(tmp_path):
     records.write_setup(tmp_path, smoke_config("resnet20"), "cpu")
     records.check_workdir(tmp_path, smoke_config("resnet20", data_dir="elsewhere"))
@@ -461,6 +467,7 @@ with records.lock_workdir(pathlib.Path(sys.argv[1])):
 """
 
 
+@on_one
 def test_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
     pytest.importorskip("fcntl")
     workdir, config = tmp_path / "run", smoke_config("resnet20")
@@ -536,6 +543,7 @@ def test_teacher_may_be_a_pytorch_checkpoint(tmp_path):
     assert_same_weights(teacher, copy_weights(original))
 
 
+@on_one
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -552,6 +560,7 @@ def test_missing_teacher_is_explained(path, message, monkeypatch):
         experiment.load_teacher(config, (32, 32, 3))
 
 
+@on_one
 def test_missing_data_are_explained(tmp_path):
     config = cifar100.get_config(f"{PAIR},kd")
     config.data_dir = str(tmp_path)
@@ -570,6 +579,7 @@ def write_run(folder, config, accuracies):
     records.write_json(folder / "result.json", result)
 
 
+@on_one
 def test_report_gives_mean_and_sample_deviation(tmp_path):
     arg = "resnet34,resnet18,sd_kd"
     for seed, top1 in enumerate((70.0, 71.0, 75.0)):
@@ -595,6 +605,7 @@ def test_report_gives_mean_and_sample_deviation(tmp_path):
     assert "| 4 " in report_table.report_table("3", tmp_path, include_changed=True)
 
 
+@on_one
 @pytest.mark.parametrize("table", list("12345678"))
 def test_every_cell_has_its_command(table, tmp_path):
     report, commands = report_table.report_table(table, tmp_path).split("Not run yet")
@@ -615,6 +626,7 @@ def read_lines(table, folder):
     return {row[0]: row[1:] for row in rows}
 
 
+@on_one
 def test_report_of_other_methods(tmp_path):
     arg = "resnet32x4,resnet8x4,sp"
     changed = cifar100.get_config(arg)
@@ -660,6 +672,7 @@ command_line.launch(lambda config: print(config.to_json(), command_line.choose_w
 CONFIG = "--config=configs/cifar100.py:vgg13,vgg8,sd_nkd"
 
 
+@on_one
 def test_presets_yield_to_other_overrides():
     status, printed = parse(
         CONFIG,
@@ -680,6 +693,7 @@ def test_presets_yield_to_other_overrides():
     assert printed[end:].strip() == "runs/cifar100/vgg13-vgg8-sd_nkd/paper-seed0-smoke"
 
 
+@on_one
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -703,6 +717,7 @@ def test_mistakes_are_explained(arguments, message):
     assert status == 1 and message in printed and "Traceback" not in printed
 
 
+@on_one
 def test_programs_name_each_other():
     for program, config in (("train_teacher", f"{PAIR},kd"), ("distill", "resnet20")):
         with pytest.raises(command_line.SetupError, match="labels only"):

@@ -1,4 +1,4 @@
-"""Losses and terms of one's own, as README and docstrings show them, train on every backend."""
+"""Losses and terms, as README and docstrings show them, train on every backend."""
 
 import inspect
 import pathlib
@@ -54,3 +54,10 @@ def test_example(example):
     distiller.compile(keras.optimizers.Adam(0.01), jit_compile=BACKEND == "jax")
     logs = distiller.fit(X, Y, epochs=5, verbose=0).history[distiller.terms[-1].name]
     assert np.isfinite(logs).all() and logs[-1] < logs[0]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
+def test_terms_of_the_readme():
+    (block,) = re.findall(r"```python\n([^`]*CRD\([^`]*)```", README.read_text())
+    names = {"keras": keras, "keras_sdd": keras_sdd, "x_train": X, "y_train": Y}
+    exec(block, names | {"teacher": build_cnn(8), "student": build_cnn(4)})

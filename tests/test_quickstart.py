@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from backends import BACKEND
 from matplotlib.image import imread
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -148,6 +149,7 @@ def test_refuses_bad_flags(flag, message):
     assert f"--{name}" in str(error.value) and message in str(error.value)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 @pytest.mark.parametrize(
     ("argument", "message"),
     [("--scales=0,2", "different positive integers"), ("kd", "Expected flags only")],

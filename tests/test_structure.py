@@ -4,6 +4,9 @@ import ast
 import pathlib
 
 import pytest
+from backends import BACKEND
+
+pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_sdd"
 FILES = sorted(PACKAGE.rglob("*.py"))
