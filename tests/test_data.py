@@ -20,12 +20,13 @@ from keras_sdd.data import augmentation
 from keras_sdd.data.idx import read_idx
 from keras_sdd.data.pipeline import EpochCounter
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="TensorFlow reads the data of every backend"
-)
-
-# Python warnings of TensorFlow Datasets itself would be errors here.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets")
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() == "jax", reason="TensorFlow reads the data of every backend"
+    ),
+    # Python warnings of TensorFlow Datasets itself would be errors here.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets"),
+]
 
 # Name: classes, shape of an image, mean, std. TFDS's own metadata is the reference for the classes.
 RECIPES = {
