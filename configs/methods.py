@@ -134,6 +134,8 @@ _LOGITS = {
         _NO_WARMUP,
         Setting("ctkd_label_weight", _KD_LABELS),
     ),
+    # A teacher that is never wrong, alone.
+    "swap": ({"name": "Swapped", "loss": _KD}, 1.0, _NO_WARMUP, 0.0),
     # One view of each image; the published figures are those of two. The weight of the programs is
     # 0.9, and their masks take about half of it.
     "mlld": (_MLLD, Setting("mlld_weight", 0.45), _NO_WARMUP, 0.1),

@@ -84,6 +84,13 @@ def wsld(label, teacher, student, temperature=4.0, held=None):
     return -(temperature**2) * weight * np.sum(np.where(p > 0, p * log_q, 0.0))
 
 
+def swap(label, teacher):
+    """The logits of a teacher that is right: the label's and the largest change places."""
+    swapped, top = teacher.copy(), teacher.argmax()
+    swapped[[label, top]] = teacher[[top, label]]
+    return swapped
+
+
 def normkd(label, teacher, student, factor=2.0):
     t, s = factor * teacher.std(ddof=1), factor * student.std(ddof=1)
     return t**2 * kl(log_softmax(teacher / t), log_softmax(student / s))

@@ -16,6 +16,7 @@ from keras_sdd.losses.rld import RLD
 from keras_sdd.losses.scale_decoupled import ScaleDecoupled
 from keras_sdd.losses.standardized import Standardized
 from keras_sdd.losses.sum import Sum
+from keras_sdd.losses.swapped import Swapped
 from keras_sdd.losses.ttm import TTM
 from keras_sdd.losses.wsld import WSLD
 from keras_sdd.losses.wttm import WTTM
@@ -37,6 +38,7 @@ __all__ = [
     "ScaleDecoupled",
     "Standardized",
     "Sum",
+    "Swapped",
     "TTM",
     "WSLD",
     "WTTM",

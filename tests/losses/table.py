@@ -19,6 +19,7 @@ from keras_sdd.losses import (
     NormKD,
     Standardized,
     Sum,
+    Swapped,
 )
 from losses.harness import Case
 
@@ -75,6 +76,12 @@ LOSSES = {
     "BatchRelation": Case(BatchRelation(), formulas.batch_relation, rounding=1e-7),
     "ClassRelation": Case(ClassRelation(), formulas.class_relation, rounding=1e-7),
     "MLLD": Case(MLLD(), formulas.mlld),
+    "Swapped KD": Case(
+        Swapped(KD()),
+        lambda label, t, s: reference.kd(label, formulas.swap(label, t), s),
+        reads_labels=True,
+        vanishes=False,
+    ),
     "Sum": Case(
         Sum([KD(), DKD()], [0.5, 3.0]),
         lambda *a: 0.5 * reference.kd(*a) + 3.0 * reference.dkd(*a),

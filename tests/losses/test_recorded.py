@@ -23,6 +23,7 @@ from keras_sdd.losses import (
     CrossEntropy,
     ScaleDecoupled,
     Standardized,
+    Swapped,
 )
 from keras_sdd.losses.standardized import standardize
 
@@ -49,6 +50,7 @@ LOSSES = {
     "rld_mcd": RLD(alpha=0.0, beta=1.0),
     "rld_same_t": RLD(confidence_temperature=4.0),
     "rld_lskd": Standardized(RLD(temperature=2.0, confidence_temperature=2.0)),
+    "swap": Swapped(KD()),
     "gdkd": GDKD(),
     "gdkd3": GDKD(4, (1.0, 1.0, 8.0), three_parts=True),
 }
