@@ -126,7 +126,7 @@ class CRD(EmbeddingTerm):
             )
 
     def call(self, teacher, student, targets):
-        if "ids" not in targets:
+        if "ids" not in targets:  # of data that no first batch was seen of
             self.check_targets(targets)
         (teacher,), (student,) = teacher.values(), student.values()
         teacher, student = (
@@ -149,8 +149,10 @@ class CRD(EmbeddingTerm):
 
     def _note_classes(self, ids, labels):
         """Remember the classes of the samples; each is one of its own where none is known."""
-        labels = ids if labels is None else ops.convert_to_tensor(labels)
-        labels = labels if labels is ids else class_indices(labels, self._num_classes)
+        if labels is None:
+            labels = ids
+        else:
+            labels = class_indices(ops.convert_to_tensor(labels), self._num_classes)
         rows, values = (_backend.gather_over_devices(x) for x in (ids, labels))
         self.classes.assign(ops.scatter_update(self.classes, rows[:, None], values))
         return labels

@@ -183,7 +183,14 @@ def test_simkd(tmp_path):
     _, gradient = value_and_gradient(measure, student_map)
     assert_close(gradient, as_maps(BASELINES["simkd/student3_grad"]), "student3")
     joined = [np.reshape(x, (8, -1)) for x in (teacher_map, student_map)]
+    with keras.StatelessScope():
+        logits = to_numpy(student(np.concatenate(joined, axis=1), training=True))
+    assert_close(logits, BASELINES["simkd/logits_training"], "logits in training")
     logs = fit_maps(distiller, [teacher_map], [student_map])
+    for name in BASELINES.files:
+        if name.startswith("simkd/stats/"):
+            variable = find_projector_weight(student, name.removeprefix("simkd/stats/"))
+            assert_close(to_numpy(variable.value), BASELINES[name], name)
     np.testing.assert_allclose(logs["simkd_loss"][0], BASELINES["simkd/loss"], rtol=2e-5)
     for name, value in before.items():
         variable = find_projector_weight(student, name)
