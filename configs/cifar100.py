@@ -67,6 +67,7 @@ RECIPE = {
     "dataset": "cifar100",
     "num_classes": 100,
     "image_size": 32,
+    "validation_examples": 5000,
     "batch_size": 64,
     "epochs": 240,
     "learning_rate": 0.05,
@@ -74,7 +75,6 @@ RECIPE = {
     "weight_decay": 5e-4,
 }
 SETTINGS = {
-    "train_examples": 50_000,
     "temperature": 4.0,
     "kd_label_weight": 0.1,
     "kd_weight": 0.9,

@@ -40,6 +40,7 @@ RECIPE = {
     "dataset": "cub200_2011",
     "num_classes": 200,
     "image_size": 224,
+    "validation_examples": 600,
     "batch_size": 64,
     "epochs": 240,
     "learning_rate": 0.05,
@@ -47,7 +48,6 @@ RECIPE = {
     "weight_decay": 5e-4,
 }
 SETTINGS = {
-    "train_examples": 5_994,
     "temperature": 4.0,
     "kd_label_weight": 0.1,
     "kd_weight": 0.9,

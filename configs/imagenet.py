@@ -36,6 +36,7 @@ RECIPE = {
     "dataset": "imagenet2012",
     "num_classes": 1000,
     "image_size": 224,
+    "validation_examples": 50_000,
     "batch_size": 512,
     "epochs": 100,
     "learning_rate": 0.2,
@@ -43,7 +44,6 @@ RECIPE = {
     "weight_decay": 1e-4,
 }
 SETTINGS = {
-    "train_examples": 1_281_167,
     "temperature": 1.0,
     "kd_label_weight": 0.5,
     "kd_weight": 0.5,

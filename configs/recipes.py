@@ -10,10 +10,15 @@ from ml_collections import config_dict
 from configs import methods
 
 READINGS = tuple(methods.READINGS)
+# Which images the best epoch is chosen on: some that are held out of the training images, or, as
+# in the authors' programs, the test images.
+PROTOCOLS = ("validation", "authors")
 
 # How every run goes, whatever it trains.
 _RUN = {
     "seed": 0,
+    "protocol": "validation",
+    "validation_seed": 0,
     "augment": True,
     "momentum": 0.9,
     "learning_rate_factor": 0.1,
@@ -31,6 +36,7 @@ _SMOKE = {
     "num_classes": 10,
     "image_size": 32,
     "num_examples": 16,
+    "validation_examples": 16,
     "batch_size": 16,
     "eval_batch_size": 16,
     "epochs": 1,
@@ -65,9 +71,11 @@ class Experiments:
     Attributes:
         name: of the config file, without `.py`.
         family: of the networks, the first part of their names in `keras_sdd.models`.
-        recipe: how networks are trained on the data set.
-        settings: values of `methods.Setting`, and `train_examples`, the number of training images.
-        networks: network -> the settings in which training it differs from the recipe.
+        recipe: how networks are trained on the data set; `validation_examples` of its training
+            images are held out.
+        settings: values of `methods.Setting`.
+        networks: network -> the settings in which training it differs from the recipe; `student`
+            among them is its name in `keras_sdd.models`, for one of another family.
         pairs: `"TEACHER,STUDENT"` -> values of `methods.Setting` that are its own: the scales of
             the SD forms, beta of SD-DKD, `plain_beta` of DKD where that differs, ...
         tables: table -> cell (an argument of `get_config`) -> the paper's top-1, (top-1, top-5),
@@ -136,12 +144,12 @@ class Experiments:
         return {
             **_RUN,
             **self.recipe,
+            "student": f"{self.family}/{network}",
             **self.networks[network],
             **self._find_figures(network),
             "cell": f"{self.name}:{network}",
             "method": "ce",
             "reading": reading,
-            "student": f"{self.family}/{network}",
             "global_clipnorm": 40.0 if reading == "official" else 0.0,
         }
 
@@ -153,13 +161,12 @@ class Experiments:
             **self._find_figures(arg),
             "cell": f"{self.name}:{arg}",
             "method": method,
-            "teacher": f"{self.family}/{teacher}",
+            "teacher": self.networks[teacher].get("student", f"{self.family}/{teacher}"),
             "teacher_checkpoint": f"teachers/{self.name}/{teacher}.keras",
             "fold_teacher": True,
             "teacher_dtype": None,
             # Folder for the teacher's cells: they are computed once. Needs augment=False.
             "teacher_cache": None,
-            "train_examples": self.settings["train_examples"],
             **add_methods(method, settings | (_SMOKE_SETTINGS if smoke else {})),
         }
 
@@ -272,7 +279,9 @@ def _to_config(values, smoke):
                 values[role] = f"{family}/{_SMALL.get(name, name)}"
         if "teacher_checkpoint" in values:
             values["teacher_checkpoint"] = ""  # a teacher of random weights
-    optional = {"num_examples": int, "data_dir": str, "teacher_dtype": str, "teacher_cache": str}
+    optional = {"num_classes": int, "image_size": int}
+    optional |= {"num_examples": int, "data_dir": str, "teacher_dtype": str}
+    optional |= {"teacher_cache": str}
     optional |= {"paper_accuracy": float, "paper_top5_accuracy": float}
     for key in optional.keys() & values.keys():  # typed, so that flags can set them
         kind = optional[key]

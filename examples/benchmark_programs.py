@@ -13,6 +13,7 @@ import types
 
 import experiment
 import keras
+import machine
 import numpy as np
 import records
 import term_rows
@@ -22,6 +23,7 @@ import keras_sdd
 from configs import cifar100, methods, recipes
 
 # Program: method, settings of its own, options of the distiller.
+_NUM_SAMPLES = 50_000  # training images of CIFAR-100, all of which memories hold
 _VARIANTS = {
     "sd_kd_12": ("sd_kd", {"scales": (1, 2)}, {}),
     "sd_kd_cached": ("sd_kd", {}, {}),
@@ -73,7 +75,9 @@ def build(name, options):
         model = _build_simkd(teacher, student)
     else:
         config = make_config(name, options)
-        model = experiment.build_distiller(config, teacher, student, _count_steps(config))
+        model = experiment.build_distiller(
+            config, teacher, student, _count_steps(config), _NUM_SAMPLES
+        )
         batch = images, _make_targets(name, config, model, images, labels)
     _compile(
         model,
@@ -108,8 +112,6 @@ def make_config(name, options):
     values = {
         "method": method,
         "batch_size": options.batch_size,
-        "num_examples": None,
-        "train_examples": settings["train_examples"],
         "fold_teacher": True,
         "teacher_dtype": None,
     }
@@ -118,7 +120,7 @@ def make_config(name, options):
 
 
 def _count_steps(config):
-    return config.train_examples // config.batch_size
+    return _NUM_SAMPLES // config.batch_size
 
 
 def _make_targets(name, config, model, images, labels):
@@ -128,7 +130,7 @@ def _make_targets(name, config, model, images, labels):
     if not term_rows.need_ids(config):
         return labels
     random = np.random.default_rng(1)
-    ids = random.choice(config.train_examples, len(labels), replace=False)
+    ids = random.choice(_NUM_SAMPLES, len(labels), replace=False)
     return {"labels": labels, "ids": ids.astype("int32")}
 
 
@@ -179,7 +181,7 @@ def make_batch(options):
 def _compile(model, **options):
     """Compile as the trainers of the examples do."""
     config = types.SimpleNamespace(jit_compile="auto")
-    chosen = experiment.choose_jit_compile(config)
+    chosen = machine.choose_jit_compile(config)
     model.compile(jit_compile=chosen, **options)
 
 
@@ -208,7 +210,7 @@ def _repeat(batch, steps):
 
 def describe_versions():
     """Return what the program runs on."""
-    return records.describe_versions(experiment.describe_device())
+    return records.describe_versions(machine.describe_device())
 
 
 def measure_gpu_memory():

@@ -40,6 +40,8 @@ def _call_main(main, argv):
         sys.exit(f"Expected flags only, --name=value. Received: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     standard_logging.getLogger("keras_sdd").setLevel("INFO")  # what it does with the teacher
+    # Several networks, each traced once: TensorFlow takes that for one traced in vain.
+    standard_logging.getLogger("tensorflow").setLevel("ERROR")
     try:
         main(read_config())
     except SetupError as error:

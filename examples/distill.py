@@ -17,19 +17,20 @@ on PyTorch, start the program with torchrun.
 import command_line
 import experiment
 import keras
+import machine
 from absl import flags
 
 
 def distill(config, workdir, distribute=False):
     """Distil as a config says and return the result of the run."""
-    devices = experiment.setup_devices(config, distribute)
+    devices = machine.setup_devices(config, distribute)
 
-    def build_model(image_shape, steps_per_epoch):
+    def build_model(image_shape, *counts):
         teacher = experiment.load_teacher(config, image_shape)
         # Whatever the teacher took from the generators, a seed has one student to start from.
         keras.utils.set_random_seed(config.seed)
         student = experiment.build_network(config, config.student, image_shape)
-        return experiment.build_distiller(config, teacher, student, steps_per_epoch), student
+        return experiment.build_distiller(config, teacher, student, *counts), student
 
     return experiment.train(config, workdir, devices, build_model)
 

@@ -6,6 +6,7 @@ python examples/evaluate.py --config=configs/cifar100.py:resnet32x4 --checkpoint
 import command_line
 import experiment
 import keras
+import machine
 from absl import flags
 
 import keras_sdd
@@ -13,14 +14,14 @@ import keras_sdd
 
 def evaluate(config, checkpoint):
     """Return loss, top-1 and top-5 accuracy of a saved network as a dict."""
-    experiment.setup_devices(config)
-    _, test_data = experiment.load_data(config)
+    machine.setup_devices(config)
+    test_data = experiment.load_test_data(config)
     shape = test_data.element_spec[0].shape[1:]
     network = experiment.load_network(checkpoint, config, config.student, shape)
     network.compile(
         loss=keras_sdd.losses.CrossEntropy(),
-        metrics=experiment.make_metrics(),
-        jit_compile=experiment.choose_jit_compile(config),
+        metrics=experiment.make_metrics(network),
+        jit_compile=machine.choose_jit_compile(config),
     )
     return network.evaluate(test_data, return_dict=True, verbose=0)
 

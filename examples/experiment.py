@@ -1,4 +1,4 @@
-"""Set-up that the examples share: devices, data, networks and training, all from a config."""
+"""What the examples share: data, networks and training, all from a config."""
 
 import contextlib
 import os
@@ -7,111 +7,60 @@ import sys
 import tempfile
 
 import keras
+import machine
+import measures
 import records
 import term_rows
 from command_line import SetupError
 
 import keras_sdd
 from configs import recipes
-from keras_sdd import converters, data, distribution, models, optimizers, schedules
+from keras_sdd import converters, data, models, optimizers, schedules
 
-_JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 _TORCH_SUFFIXES = (".pth", ".pt")
-
-
-def setup_devices(config, distribute=False):
-    """Set precision, determinism and devices; to be called before anything touches a device.
-
-    Args:
-        config: of the experiment.
-        distribute: whether to train on all devices, instead of the one the backend takes.
-
-    Returns:
-        `keras_sdd.distribution.Devices`.
-    """
-    import tensorflow as tf  # every backend's data come through it
-
-    keras.config.set_dtype_policy(config.dtype_policy)
-    backend = keras.backend.backend()
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus and backend != "tensorflow":
-        tf.config.set_visible_devices([], "GPU")  # it would take the memory of the other
-    for gpu in gpus if backend == "tensorflow" else ():
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if config.deterministic:
-        _make_deterministic(backend)
-    if not distribute:
-        return distribution.Devices()
-    try:
-        devices = distribution.initialize()
-    except RuntimeError as error:
-        raise SetupError(error) from error
-    if config.batch_size % devices.num_devices:
-        raise SetupError(
-            f"The {devices.num_devices} devices share a batch: their number must divide it. "
-            f"Received: batch_size={config.batch_size}"
-        )
-    return devices
-
-
-def describe_device():
-    """Return the name of the GPU, or of what else computes."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return str(jax.devices()[0].device_kind)
-    if backend == "torch":
-        import torch
-
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
-
-
-def _make_deterministic(backend):
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-    elif backend == "jax":
-        xla_flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_gpu_deterministic_ops=true"
-    else:
-        import torch
-
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+_CHOSEN_ON = {"validation": "validation images", "authors": "test images"}
 
 
 def load_data(config):
-    """Return the data sets for training and for testing."""
-    options = {
-        "seed": config.seed,
-        "num_classes": config.num_classes,
-        "image_size": config.image_size,
-        "data_dir": config.data_dir,
-    }
-    train_options = {
-        "augment": config.augment,
-        "num_examples": config.num_examples,
-    }
-    if config.smoke:
-        options["num_examples"] = config.num_examples
+    """Return the data sets for training and for choosing the best epoch.
+
+    No image of the test set is among them, unless the config's protocol is the authors'.
+    """
+    options = {"augment": config.augment, "num_examples": config.num_examples}
     try:
-        train_options["with_ids"] = has_cache(config) or term_rows.need_ids(config)
-        train = data.load(config.dataset, "train", config.batch_size, **options | train_options)
-        return train, data.load(config.dataset, "test", config.eval_batch_size, **options)
-    except (FileNotFoundError, ImportError, LookupError, ValueError) as error:
+        options["with_ids"] = has_cache(config) or term_rows.need_ids(config)
+        if recipes.pick("protocol", config.protocol, recipes.PROTOCOLS) == "authors":
+            return _load(config, "train", **options), load_test_data(config)
+        held = {name: config[name] for name in ("validation_examples", "validation_seed")}
+        return _load(config, "train", **options, **held), _load(config, "validation", **held)
+    except LookupError as error:
+        raise SetupError(error) from error
+
+
+def load_test_data(config):
+    """Return the data set of the test images."""
+    return _load(config, "test", num_examples=config.num_examples if config.smoke else None)
+
+
+def _load(config, split, **options):
+    batch_size = config.batch_size if split == "train" else config.eval_batch_size
+    names = ("seed", "num_classes", "image_size", "data_dir")
+    try:
+        options |= {name: config[name] for name in names}
+        return data.load(config.dataset, split, batch_size, **options)
+    except (OSError, ImportError, ValueError) as error:
         raise SetupError(error) from error
 
 
 def build_network(config, name, image_shape):
-    """Build a network of the zoo for the config's classes and images of `image_shape`."""
-    return models.build(name, config.num_classes, image_shape)
+    """Build a network of the zoo for the config's classes and images of `image_shape`.
+
+    A `name` that is a `.keras` file gives the network in it, with new weights.
+    """
+    if name.endswith(".keras"):
+        return keras.models.clone_model(load_network(name, config, name, image_shape))
+    classes = config.num_classes or data.find_spec(config.dataset)["num_classes"]
+    return models.build(name, classes, image_shape)
 
 
 def load_network(path, config, name, image_shape):
@@ -146,12 +95,12 @@ def load_teacher(config, image_shape):
     return load_network(config.teacher_checkpoint, config, config.teacher, image_shape)
 
 
-def build_distiller(config, teacher, student, steps_per_epoch):
+def build_distiller(config, teacher, student, steps_per_epoch, num_samples):
     """Build the distiller, whose terms are those of the config's rows."""
     return keras_sdd.Distiller(
         teacher,
         student,
-        term_rows.build_terms(config, steps_per_epoch),
+        term_rows.build_terms(config, steps_per_epoch, num_samples),
         student_loss_weight=config.student_loss_weight,
         fold_teacher=config.fold_teacher,
         teacher_dtype=config.teacher_dtype or None,
@@ -171,11 +120,12 @@ def build_optimizer(config, steps_per_epoch):
     )
 
 
-def make_metrics():
-    """Return the metrics that runs and tables report."""
+def make_metrics(network):
+    """Return the metrics that the logs of runs hold."""
+    top = min(5, network.output_shape[-1])
     return [
         keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-        keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5_accuracy"),
+        keras.metrics.SparseTopKCategoricalAccuracy(k=top, name="top5_accuracy"),
     ]
 
 
@@ -189,8 +139,8 @@ def train(config, workdir, devices, build_model):
         config: of the experiment.
         workdir: folder of the run.
         devices: as `setup_devices` returned them.
-        build_model: function from the shape of an image and the steps of an epoch to the model
-            to fit and the network to keep.
+        build_model: function from the shape of an image, and the steps and images of an epoch,
+            to the model to fit and the network to keep.
 
     Returns:
         What result.json holds; None in processes that are not the main one.
@@ -213,16 +163,17 @@ def train(config, workdir, devices, build_model):
 
 def _train(config, workdir, devices, build_model):
     keras.utils.set_random_seed(config.seed)
-    train_data, test_data = load_data(config)
+    train_data, chosen_on = load_data(config)
     steps = len(train_data)
     try:  # what the library refuses, it explains
-        test_data = devices.shard(test_data)
-        model, network = build_model(train_data.element_spec[0].shape[1:], steps)
+        chosen_on = devices.shard(chosen_on)
+        image_shape = train_data.element_spec[0].shape[1:]
+        model, network = build_model(image_shape, steps, train_data.num_images)
         model.compile(
             build_optimizer(config, steps),
             loss=keras_sdd.losses.CrossEntropy(),
-            metrics=make_metrics(),
-            jit_compile=choose_jit_compile(config),
+            metrics=make_metrics(network),
+            jit_compile=machine.choose_jit_compile(config),
             steps_per_execution=config.steps_per_execution,
         )
         if has_cache(config):
@@ -241,16 +192,21 @@ def _train(config, workdir, devices, build_model):
     devices.prepare(model)  # from here on, nobody is far ahead of the others
     model.fit(
         devices.shard(train_data, drop_remainder=True),
-        validation_data=test_data,
+        validation_data=chosen_on,
         epochs=config.epochs,
         initial_epoch=initial_epoch,
         callbacks=callbacks,
         shuffle=False,  # the data set has its own order
         verbose=verbose,
     )
+    devices.leave()
+    teacher, jit_compile = getattr(model, "teacher", None), machine.choose_jit_compile(config)
+    measured = measures.measure_run(
+        workdir, load_test_data(config), jit_compile, teacher, config.get("teacher_cache")
+    )
     if not devices.is_main:
         return None
-    result = records.write_result(workdir, config, network.count_params())
+    result = records.write_result(workdir, config, network.count_params(), measured)
     records.remove_state(workdir)
     return result
 
@@ -279,16 +235,8 @@ def attach_cache(config, distiller, train_data, devices):
 
 def start_records(config, workdir, devices):
     """Write what runs on what, and return the callbacks that write the rest."""
-    records.write_setup(workdir, config, f"{devices.num_devices} x {describe_device()}")
+    records.write_setup(workdir, config, f"{devices.num_devices} x {machine.describe_device()}")
     return records.make_callbacks(workdir, records.rewind_log(workdir))
-
-
-def choose_jit_compile(config):
-    """Return the argument of `compile`."""
-    chosen = _JIT_COMPILE[recipes.pick("jit_compile", config.jit_compile, _JIT_COMPILE)]
-    # XLA's convolutions for CPUs take about three times as long as TensorFlow's own.
-    slow = keras.backend.backend() == "tensorflow" and describe_device() == "cpu"
-    return False if chosen == "auto" and slow else chosen
 
 
 def report(result, workdir):
@@ -298,6 +246,7 @@ def report(result, workdir):
     paper = None if result["smoke"] else result["paper_accuracy"]
     print(
         f"{result['cell']} ({result['reading']}, seed {result['seed']}): test accuracy "
-        f"{result['last_accuracy']:.2f} % after the last epoch, {result['best_accuracy']:.2f} % at "
-        f"best{f'; {paper:.2f} % in the paper' if paper is not None else ''}\n{workdir}"
+        f"{result['last_accuracy']:.2f} % after the last epoch, {result['best_accuracy']:.2f} % "
+        f"after epoch {result['best_epoch']}, the best on the {_CHOSEN_ON[result['protocol']]}"
+        f"{f'; {paper:.2f} % in the paper' if paper is not None else ''}\n{workdir}"
     )

@@ -223,16 +223,20 @@ def make_callbacks(workdir, rows):
     return [*callbacks, SaveState(workdir / "state")]
 
 
-def write_result(workdir, config, parameters):
-    """Sum a finished run up in result.json and return it; accuracies in percent of the test set."""
+def write_result(workdir, config, parameters, measured):
+    """Sum a finished run up in result.json and return it.
+
+    Accuracies are in percent: those on the images that the best epoch is chosen on are from the
+    log, `measured` those on the test images, as `measures.measure_run` gives them.
+    """
     rows = read_log(workdir)
     best = max(rows, key=lambda row: row["val_accuracy"])
-    names = ("cell", "table", "method", "reading", "smoke", "seed", "epochs")
-    result = {name: config[name] for name in names}
+    names = ("cell", "table", "method", "reading", "protocol", "smoke", "seed", "epochs")
+    result = {name: config[name] for name in names} | measured
     for when, row in (("last", rows[-1]), ("best", best)):
-        result[f"{when}_accuracy"] = 100.0 * row["val_accuracy"]
-        result[f"{when}_top5_accuracy"] = 100.0 * row["val_top5_accuracy"]
+        result[f"{when}_validation_accuracy"] = 100.0 * row["val_accuracy"]
     result |= {
+        "best_epoch": int(best["epoch"]) + 1,
         "paper_accuracy": config.paper_accuracy,
         "paper_top5_accuracy": config.paper_top5_accuracy,
         "parameters": parameters,

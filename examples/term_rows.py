@@ -11,18 +11,14 @@ from configs import recipes
 from keras_sdd import losses, terms
 
 
-def build_terms(config, steps_per_epoch):
-    """Build the terms of a config, named as its rows.
+def build_terms(config, steps_per_epoch, num_samples):
+    """Build the terms of a config, named as its rows, for an epoch of that many samples.
 
     Raises:
         LookupError: for an unknown class or argument, with the near ones.
     """
-    counts = (config.num_examples, config.train_examples)
     # What a term may ask of an experiment.
-    known = {
-        "num_samples": next(count for count in counts if count),
-        "batch_size": config.batch_size,
-    }
+    known = {"num_samples": num_samples, "batch_size": config.batch_size}
     rows = config.terms.to_dict()
     return [_build_term(name, row, known, steps_per_epoch) for name, row in rows.items()]
 

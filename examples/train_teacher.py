@@ -10,14 +10,15 @@ PyTorch, start the program with torchrun).
 
 import command_line
 import experiment
+import machine
 from absl import flags
 
 
 def train_teacher(config, workdir, distribute=False):
     """Train the network of a config and return the result of the run."""
-    devices = experiment.setup_devices(config, distribute)
+    devices = machine.setup_devices(config, distribute)
 
-    def build_model(image_shape, _):
+    def build_model(image_shape, *_):
         network = experiment.build_network(config, config.student, image_shape)
         return network, network
 

@@ -83,7 +83,10 @@ def _check_terms(distiller):
 
 def _identify(distiller):
     """What makes the outputs those of this distiller's teacher, as plain values."""
-    identity = {"teacher": _digest(distiller.teacher), "teacher_dtype": distiller.teacher_dtype}
+    identity = {
+        "teacher": digest_weights(distiller.teacher),
+        "teacher_dtype": distiller.teacher_dtype,
+    }
     for term in distiller.terms:
         for name, value in term.identify_reading().items():
             identity[name if name not in identity else f"{term.name}.{name}"] = value
@@ -130,7 +133,7 @@ def _check_dataset(dataset):
         )
 
 
-def _digest(model):
+def digest_weights(model):
     """SHA-256 of a model's weights."""
     digest = hashlib.sha256()
     for variable in model.weights:

@@ -98,6 +98,14 @@ class Devices:
         note_prepared(model)
         return model
 
+    def leave(self):
+        """End the training together, once all processes have come here.
+
+        What is loaded or built from then on is each process's own.
+        """
+        if self.num_devices > 1:
+            _import_engine().leave()
+
     def shard(self, dataset, drop_remainder=False):
         """Return the data set of this process: its part of every batch, in every process as many.
 

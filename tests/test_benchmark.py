@@ -189,7 +189,7 @@ def test_terms_are_those_of_the_configs(options, monkeypatch):
     programs = (*benchmark_methods.METHODS, *benchmark_methods.PROGRAMS)
     for name in set(programs) - NO_DISTILLERS:
         config = benchmark_programs.make_config(name, options)
-        assert term_rows.build_terms(config, 1), name
+        assert term_rows.build_terms(config, 1, 64), name
     crd = benchmark_programs.make_config("crd", options).terms.crd_loss
     assert crd.num_negatives == 16384
     scales = [

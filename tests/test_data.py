@@ -404,6 +404,18 @@ def test_imagenet_from_files(tiny_imagenet):
     assert len(set(orders)) == 3
     later = data.load("imagenet2012", "train", 8, first_epoch=2, **options)
     assert tuple(read(later)[2]) == orders[2]
+    held = {
+        name: read(data.load("imagenet2012", name, validation_examples=6, **options))
+        for name in ("train", "validation")
+    }
+    assert [sorted(x[2]) for x in held.values()] == [list(range(14)), list(range(6))]
+    assert sorted([*held["train"][1], *held["validation"][1]]) == list(range(20))
+    seventh = data.load(
+        "imagenet2012", "validation", validation_examples=6, **options | {"seed": 7}
+    )
+    np.testing.assert_array_equal(read(seventh)[1], held["validation"][1])
+    kept = data.load("imagenet2012", "train", validation_examples=6, num_examples=9, **options)
+    assert sorted(read(kept)[2]) == list(range(9))
     few = read(data.load("imagenet2012", "train", num_examples=9, **options))[2]
     assert sorted(few) == list(range(9))
     with pytest.raises(ValueError, match="has 20 examples"):
@@ -457,7 +469,10 @@ def test_faulty_idx_files(tmp_path, idx_folder):
     "options, message",
     [
         ({"name": "cifar10"}, "Near names: cifar100"),
-        ({"name": "synthetic", "split": "validation"}, "`split` must be 'train' or 'test'"),
+        (
+            {"name": "synthetic", "split": "val"},
+            "`split` must be 'train' or 'validation' or 'test'",
+        ),
         ({"batch_size": 0}, "`batch_size` must be an integer, 1 or greater"),
         ({"batch_size": 2.0}, "batch_size=2.0"),
         ({"num_examples": -1}, "num_examples=-1"),
@@ -513,3 +528,106 @@ def test_import_needs_no_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ.copy()
     )
     assert run.stdout == f"{len(data.DATASETS)}\n", run.stderr
+
+
+# Images held out for validation
+
+
+@pytest.mark.parametrize("name", ["cifar100", "fashion_mnist"])
+def test_images_in_memory_are_held_out(mocked, name):
+    options = {"with_ids": True, "dtype": "uint8", "shuffle": False, "augment": False}
+    held = {"validation_examples": 4} | options
+    splits = {x: read(data.load(name, x, **held)) for x in ("train", "validation")}
+    for split, count in (("train", EXAMPLES - 4), ("validation", 4)):
+        images, labels, ids = splits[split]
+        assert list(ids) == list(range(count)) and len(images) == len(labels) == count
+    everything = read(data.load(name, "train", **options))[0]
+    pieces = [x.tobytes() for split in splits.values() for x in split[0]]
+    assert sorted(pieces) == sorted(x.tobytes() for x in everything)
+    again = read(data.load(name, "validation", batch_size=3, seed=7, **held))[0]
+    np.testing.assert_array_equal(again, splits["validation"][0])
+    other = read(data.load(name, "validation", validation_seed=1, **held))[0]
+    assert not np.array_equal(other, splits["validation"][0])
+    some = read(data.load(name, "train", num_examples=5, **held))[0]
+    np.testing.assert_array_equal(some, splits["train"][0][:5])
+    assert len(read(data.load(name, "test", **held))[0]) == EXAMPLES  # whole
+
+
+def test_splits_made_on_the_spot_share_no_image():
+    options = {"with_ids": True, "dtype": "uint8", "augment": False, "validation_examples": 7}
+    sizes = {"train": 9, "validation": 7, "test": 9}
+    read_all = [read(load_synthetic(x, num_examples=n, **options))[0] for x, n in sizes.items()]
+    assert list(map(len, read_all)) == list(sizes.values())
+    assert len({image.tobytes() for images in read_all for image in images}) == 25
+
+
+def test_what_is_held_out_is_checked(mocked):
+    with pytest.raises(ValueError, match="12 training images leave none.*validation_examples=12"):
+        data.load("cifar100", "train", validation_examples=12)
+    with pytest.raises(ValueError, match="`validation_examples` must be an integer, 1 or greater"):
+        data.load("cifar100", "validation")
+    with pytest.raises(ValueError, match="has 8 examples. Received: num_examples=9"):
+        data.load("cifar100", "train", validation_examples=4, num_examples=9)
+
+
+# A data set of one's own
+
+
+def write_arrays(path, **changes):
+    arrays = {
+        "x_train": np.arange(6 * 9).reshape(6, 3, 3).astype("uint8"),
+        "y_train": np.array([0, 1, 2, 0, 1, 2]),
+        "x_test": np.zeros((2, 3, 3), "uint8"),
+        "y_test": np.array([[1], [2]], "uint8"),
+    }
+    np.savez(path, **{key: x for key, x in (arrays | changes).items() if x is not None})
+    return str(path)
+
+
+def test_own_arrays(tmp_path):
+    path = write_arrays(tmp_path / "own.npz")
+    spec = data.find_spec(path)
+    assert spec["num_classes"] == 3 and spec["input_shape"] == (3, 3, 1)
+    pixels = np.arange(54) / 255
+    np.testing.assert_allclose((*spec["mean"], *spec["std"]), (pixels.mean(), pixels.std()))
+    images, labels, ids = read(
+        data.load(path, "train", 4, shuffle=False, augment=False, with_ids=True)
+    )
+    assert images.shape == (6, 3, 3, 1) and list(labels) == [0, 1, 2, 0, 1, 2]
+    np.testing.assert_allclose(images.ravel(), (pixels - pixels.mean()) / pixels.std(), atol=1e-5)
+    assert list(read(data.load(path, "test", with_ids=True))[1]) == [1, 2]
+    held = data.load(path, "validation", validation_examples=2, with_ids=True)
+    assert len(read(held)[0]) == 2
+    layer = data.normalization(path)
+    assert keras.ops.convert_to_numpy(layer(np.full((1, 3, 3, 1), 26.5))) == pytest.approx(
+        0, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_test": None}, "must hold the arrays.*Received: x_train, y_train, x_test"),
+        ({"x_train": np.zeros((6, 3, 4), "uint8")}, r"square and bytes.*shape \(6, 3, 4, 1\)"),
+        ({"x_train": np.zeros((6, 3, 3))}, "square and bytes.*type float64"),
+        ({"y_train": np.zeros(5, int)}, r"one for each of the 6 images.*y_train of shape \(5,\)"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, "integers from 0"),
+        ({"y_train": np.array([0, 1, 3, 0, 1, 3])}, "none of class 2 among 6"),
+    ],
+)
+def test_own_arrays_that_do_not_fit(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(write_arrays(tmp_path / "own.npz", **changes), "train")
+
+
+def test_own_files_that_are_none(tmp_path):
+    path = write_arrays(tmp_path / "own.npz", y_test=np.array([0, 3]))
+    with pytest.raises(ValueError, match="Labels must be 0 to 2, as those of y_train. Received: 3"):
+        data.load(path, "test")
+    with pytest.raises(ValueError, match="images of 3 pixels. Received: image_size=32"):
+        data.load(path, "test", image_size=32)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        data.load(str(tmp_path / "none.npz"), "train")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "own.npz").read_bytes()[:300])
+    with pytest.raises(ValueError, match="cut.npz cannot be read"):
+        data.load(str(tmp_path / "cut.npz"), "train")

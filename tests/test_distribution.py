@@ -24,6 +24,7 @@ sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
 import command_line  # noqa: E402
 import distill  # noqa: E402
 import experiment  # noqa: E402
+import machine  # noqa: E402
 import records  # noqa: E402
 
 PROCESSES = 2 if BACKEND == "torch" else 1
@@ -238,7 +239,7 @@ def test_images_that_cannot_be_divided_are_told_at_once(tmp_path, monkeypatch):
         devices.shard(dataset)
     devices.shard(data.load("synthetic", "test", 6, num_examples=16, drop_remainder=True))
     devices.shard(dataset, drop_remainder=True)
-    monkeypatch.setattr(experiment, "setup_devices", lambda *_: devices)
+    monkeypatch.setattr(machine, "setup_devices", lambda *_: devices)
     config = several_devices.make_config()
     config.num_examples = 50
     with pytest.raises(command_line.SetupError, match="among 3 devices"):

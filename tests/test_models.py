@@ -19,6 +19,9 @@ STAGE_NAMES = json.loads((FIXTURES / "stages.json").read_text())
 # A new network is one row here, its trainable parameters with its family's number of classes, or
 # a recorded state dict and outputs.
 PARAMETERS = {
+    "small/cnn_8_16_32": 6_418,
+    "small/cnn_16_32_64_64": 61_338,
+    "small/cnn_32_64_128_128": 242_474,
     "cifar100/resnet8": 83_892,
     "cifar100/resnet14": 181_108,
     "cifar100/resnet32": 472_756,

@@ -4,6 +4,7 @@ import os
 
 import jax
 import keras
+from jax.experimental import multihost_utils
 
 
 def start(timeout):
@@ -26,3 +27,9 @@ def start(timeout):
 
 def prepare(model):
     """Nothing: variables are replicated, and the step is one program."""
+
+
+def leave():
+    """Let every process compute alone from now on."""
+    multihost_utils.sync_global_devices("keras_sdd.distribution.leave")
+    keras.distribution.set_distribution(None)

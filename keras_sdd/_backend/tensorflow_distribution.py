@@ -43,6 +43,13 @@ def _start_workers(timeout):
     return strategy, {"num_processes": len(tasks), "rank": rank}
 
 
+def leave():
+    """Let every process compute alone from now on."""
+    strategy = tf.distribute.get_strategy()
+    strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)  # all have come
+    tf.distribute.experimental_set_strategy(None)
+
+
 def prepare(model):
     """Put right what Keras's trainer and optimizers leave undone under a strategy.
 

@@ -49,6 +49,11 @@ def wait():
     distributed.barrier(_patient[0])
 
 
+def leave():
+    """Let every process compute alone from now on, as it can at any time."""
+    wait()
+
+
 def prepare(model):
     """Make all processes train `model` as one: weights, gradients, metrics, moving statistics.
 

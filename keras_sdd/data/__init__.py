@@ -12,6 +12,7 @@ from keras_sdd.data.cub200_2011 import open_cub200_2011
 from keras_sdd.data.fashion_mnist import open_fashion_mnist
 from keras_sdd.data.imagenet2012 import open_imagenet2012
 from keras_sdd.data.lazy import import_module
+from keras_sdd.data.own_arrays import describe_arrays
 from keras_sdd.data.pipeline import FollowEpochs, build_pipeline, make_finish
 from keras_sdd.data.synthetic import open_synthetic
 
@@ -65,7 +66,7 @@ DATASETS: dict[str, dict] = {
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
         "tfds": None,
-        "splits": {"train": "train", "test": "test"},
+        "splits": {"train": "train", "validation": "validation", "test": "test"},
         "augmentation": "pad 4, random crop 32, flip",
     },
 }
@@ -87,6 +88,8 @@ def load(
     first_epoch=0,
     num_classes=None,
     data_format=None,
+    validation_examples=0,
+    validation_seed=0,
 ):
     """Load a split of a data set with its recipe's augmentation and normalization.
 
@@ -101,13 +104,16 @@ def load(
     16384 at a time.
 
     Args:
-        name: a key of `DATASETS`.
-        split: `"train"` or `"test"` (for ImageNet its validation images).
+        name: a key of `DATASETS`, or the path of an `.npz` file of your own with the arrays
+            `x_train` (N, S, S, C) or (N, S, S), uint8, `y_train` (N,), `x_test` and `y_test`, as
+            `np.savez` writes them.
+        split: `"train"`, `"test"` (for ImageNet its validation images), or `"validation"`, images
+            that are held out of the training images.
         batch_size: images per batch.
         seed: integer that decides order and augmentation.
         augment, shuffle: whether to do so; by default for `"train"` alone.
         with_ids: whether the targets are `{"labels", "ids"}` instead of the labels. The id of an
-            image is its index in the split as it is stored.
+            image is its index in the split as it is stored, those left out not counted.
         dtype: `"float32"` for normalized images, or `"uint8"` for raw ones, a quarter of the
             bytes, which the layer `normalization(name)` then normalizes within the model.
         data_dir: folder of TensorFlow Datasets instead of its default; for `fashion_mnist` also
@@ -119,6 +125,8 @@ def load(
         first_epoch: epoch of the first pass.
         num_classes: of the synthetic set; for the others it must be theirs.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
+        validation_examples: how many training images `"validation"` has and `"train"` lacks.
+        validation_seed: integer that decides which these are.
 
     Returns:
         A finite `tf.data.Dataset` of (images, labels) for any backend's `fit`: images
@@ -129,15 +137,16 @@ def load(
         ImportError: if TensorFlow or TensorFlow Datasets is missing.
         FileNotFoundError: if the data set is not prepared, with the command that prepares it.
     """
-    spec = DATASETS[check_known("data set", "name", name, DATASETS)]
+    spec = find_spec(name)
     size = spec["input_shape"][0] if image_size is None else image_size
     classes = spec["num_classes"] if num_classes is None else num_classes
     data_format = data_format or keras.config.image_data_format()
-    check_word("split", split, tuple(spec["splits"]))
+    check_word("split", split, ("train", "validation", "test"))
     check_word("dtype", dtype, ("float32", "uint8"))
     check_word("data_format", data_format, ("channels_last", "channels_first"))
     check_integers(1, batch_size=batch_size, image_size=size, num_classes=classes)
-    check_integers(0, seed=seed, first_epoch=first_epoch)
+    check_integers(0, seed=seed, first_epoch=first_epoch, validation_seed=validation_seed)
+    check_integers(int(split == "validation"), validation_examples=validation_examples)
     if num_examples is not None:
         check_integers(1, num_examples=num_examples)
     if name != "synthetic" and classes != spec["num_classes"]:
@@ -146,19 +155,38 @@ def load(
             f"Received: num_classes={num_classes!r}"
         )
     import_module("tensorflow")  # if it is missing, say so before images are read or made
+    # Of what is made on the spot nothing has to be held out.
+    held = split != "test" and validation_examples and "validation" not in spec["splits"]
+    made = split == "validation" and not held
+    needed = validation_examples if made else num_examples
     source = spec["open"](
         spec,
-        spec["splits"][split],
+        spec["splits"].get(split, "train"),
         size,
         data_dir,
-        num_examples,
+        None if held else needed,  # what is cut off is cut off the whole
         classes,
         shuffle=split == "train" if shuffle is None else shuffle,
         augment=split == "train" if augment is None else augment,
     )
+    if held:
+        _check_held_out(source.num_examples, validation_examples)
+        source.hold_out(validation_examples, validation_seed, split, num_examples)
     _check_amount(source.num_examples, num_examples, batch_size, drop_remainder)
     finish = make_finish(spec, dtype, data_format, with_ids)
     return build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish)
+
+
+def find_spec(name):
+    """Return what `DATASETS` says of a data set, or what an `.npz` file of one's own holds.
+
+    Raises:
+        ValueError: for an unknown `name`, naming near ones, and for a file that does not fit.
+        FileNotFoundError: if there is no such file.
+    """
+    if str(name).endswith(".npz"):
+        return describe_arrays(str(name))
+    return DATASETS[check_known("data set", "name", name, DATASETS)]
 
 
 def normalization(name, data_format=None):
@@ -167,7 +195,7 @@ def normalization(name, data_format=None):
     Put before a model, it gives what `dtype="float32"` gives.
 
     Args:
-        name: a key of `DATASETS`.
+        name: of the data set, as for `load`.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
 
     Returns:
@@ -177,7 +205,7 @@ def normalization(name, data_format=None):
     Raises:
         ValueError: for an unknown `name`, naming near ones.
     """
-    spec = DATASETS[check_known("data set", "name", name, DATASETS)]
+    spec = find_spec(name)
     data_format = data_format or keras.config.image_data_format()
     check_word("data_format", data_format, ("channels_last", "channels_first"))
     return keras.layers.Normalization(
@@ -187,6 +215,14 @@ def normalization(name, data_format=None):
         dtype="float32",
         name="normalization",
     )
+
+
+def _check_held_out(available, validation_examples):
+    if available <= validation_examples:
+        raise ValueError(
+            f"{available} training images leave none to train on; hold out fewer. Received: "
+            f"validation_examples={validation_examples}"
+        )
 
 
 def _check_amount(available, num_examples, batch_size, drop_remainder):
@@ -201,4 +237,4 @@ def _check_amount(available, num_examples, batch_size, drop_remainder):
         )
 
 
-__all__ = ["DATASETS", "FollowEpochs", "load", "normalization"]
+__all__ = ["DATASETS", "FollowEpochs", "find_spec", "load", "normalization"]

@@ -1,8 +1,12 @@
 """The two kinds of pipelines: images held in memory, and encoded images read from files.
 
 Both give the elements of an epoch in an order that its seed decides (`order`), and turn elements
-into batches of uint8 images, labels and ids (`batch`).
+into batches of uint8 images, labels and ids (`batch`). `hold_out` cuts images off for validation.
 """
+
+import functools
+
+import numpy as np
 
 from keras_sdd.data import augmentation
 from keras_sdd.data.lazy import tf
@@ -31,6 +35,20 @@ class ArraySource:
         self.padding = padding
         self.shuffle = shuffle
         self.augment = augment
+
+    def hold_out(self, count, seed, keep, num_examples=None):
+        """Keep `count` images that a seed draws, `keep="validation"`, or all but these.
+
+        Args:
+            count, seed: how many to draw, and from which seed.
+            keep: `"validation"` or `"train"`.
+            num_examples: how many of the first of those to keep, or `None` for all.
+        """
+        drawn = np.random.default_rng(seed).permutation(self.num_examples)
+        kept = np.sort(drawn[:count] if keep == "validation" else drawn[count:])[:num_examples]
+        with tf.device("CPU:0"):
+            self.images, self.labels = (tf.gather(x, kept) for x in (self.images, self.labels))
+        self.num_examples = len(kept)
 
     def order(self, seed):
         """Elements: ids () in the order of the epoch, with the draws (3,) of each."""
@@ -61,8 +79,9 @@ class StreamSource:
     """Encoded images from files: files and a buffer shuffled, images prepared in parallel.
 
     Args:
-        read: function of a seed, or `None` for reading in order, to a `tf.data.Dataset` of dicts
-            `image` (encoded), `label` and `id`.
+        read: function of a seed, or `None` for reading in order, and of `blocks`, to a
+            `tf.data.Dataset` of dicts `image` (encoded), `label` and `id`. A block (start, stop)
+            is a range of the examples; an id counts in the blocks that are read.
         num_examples: of the split.
         size: height and width of the images handed out.
         resized: length of the shorter side before the centre crop, without augmentation.
@@ -76,6 +95,24 @@ class StreamSource:
         self.resized = resized
         self.shuffle = shuffle
         self.augment = augment
+
+    def hold_out(self, count, seed, keep, num_examples=None):
+        """As for images in memory; here they are a block, as others would have to be searched.
+
+        The examples of a set that is streamed lie in its files in an order drawn at random.
+        """
+        start = int(np.random.default_rng(seed).integers(self.num_examples - count + 1))
+        blocks = [(start, start + count)]
+        if keep == "train":
+            blocks = [(0, start), (start + count, self.num_examples)]
+        left = self.num_examples if num_examples is None else num_examples
+        kept = []
+        for first, last in blocks:
+            kept.append((first, min(last, first + left)))
+            left -= kept[-1][1] - first
+        kept = [block for block in kept if block[0] < block[1]]
+        self.read = functools.partial(self.read, blocks=kept)
+        self.num_examples = sum(last - first for first, last in kept)
 
     def order(self, seed):
         """Elements: dicts of `image` (encoded), `label`, `id` and `draws` (23,)."""

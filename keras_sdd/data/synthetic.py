@@ -4,6 +4,8 @@ import numpy as np
 
 from keras_sdd.data.sources import ArraySource
 
+_SPLITS = ("train", "test", "validation")
+
 
 def open_synthetic(spec, split, size, data_dir, num_examples, num_classes, **order):
     """Make a split: 256 images unless `num_examples` says otherwise."""
@@ -13,7 +15,7 @@ def open_synthetic(spec, split, size, data_dir, num_examples, num_classes, **ord
 
 
 def make_blobs(split, count, size, num_classes):
-    """Draw one blob an image; both splits draw the same classes, never the same images.
+    """Draw one blob an image; all splits draw the same classes, never the same images.
 
     Returns:
         images uint8 (count, size, size, 3), labels int64 (count,): the classes in turn.
@@ -27,7 +29,7 @@ def make_blobs(split, count, size, num_classes):
     images = np.empty((count, size, size, 3), np.uint8)
     for index, label in enumerate(labels):
         # A generator for each, so that the first images do not depend on how many are made.
-        random = np.random.default_rng((index, split == "test"))
+        random = np.random.default_rng((index, _SPLITS.index(split)))
         rows, columns = (
             np.square((grid - centre) / radii[label]) for centre in random.uniform(0.3, 0.7, 2)
         )

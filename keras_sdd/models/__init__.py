@@ -1,4 +1,4 @@
-"""The networks of the paper's experiments, by name.
+"""The networks of the paper's experiments, by name, and small ones for studies on a CPU.
 
 A layer is named after the module path of the PyTorch original, with `_` for `.`
 (`layer1.0.conv1` is `layer1_0_conv1`); `keras_sdd.converters` builds on that.
@@ -7,6 +7,7 @@ A layer is named after the module path of the PyTorch original, with `_` for `.`
 import keras
 
 from keras_sdd._checks import check_integers, check_known
+from keras_sdd.models.cnn import build_cnn
 from keras_sdd.models.mobilenet_v1 import build_mobilenet_v1
 from keras_sdd.models.mobilenet_v2 import build_mobilenet_v2
 from keras_sdd.models.resnet import build_cifar_resnet, build_resnet
@@ -17,7 +18,12 @@ from keras_sdd.models.wide_resnet import build_wide_resnet
 from keras_sdd.stages import stages
 
 # Data set: default number of classes and height and width of its RGB images.
-FAMILIES = {"cifar100": (100, 32), "cub200": (200, 224), "imagenet": (1000, 224)}
+FAMILIES = {
+    "cifar100": (100, 32),
+    "cub200": (200, 224),
+    "imagenet": (1000, 224),
+    "small": (10, 32),
+}
 
 _X4 = {"widths": (32, 64, 128, 256)}
 _RESNET18 = {"block": "basic", "blocks": (2, 2, 2, 2)}
@@ -68,11 +74,14 @@ MODELS: dict[str, tuple] = {
     "imagenet/resnet34": (build_resnet, _RESNET34 | _IMAGENET_STEM),
     "imagenet/resnet50": (build_resnet, _RESNET50 | _IMAGENET_STEM),
     "imagenet/mobilenet_v1": (build_mobilenet_v1, {}),
+    "small/cnn_8_16_32": (build_cnn, {"widths": (8, 16, 32)}),
+    "small/cnn_16_32_64_64": (build_cnn, {"widths": (16, 32, 64, 64)}),
+    "small/cnn_32_64_128_128": (build_cnn, {"widths": (32, 64, 128, 128)}),
 }
 
 
 def build(name, num_classes=None, input_shape=None, data_format=None):
-    """Build a network of the paper's experiments, freshly initialized as its original is.
+    """Build a network of `MODELS`, freshly initialized as its original is.
 
     Args:
         name: `"FAMILY/MODEL"`, a key of `MODELS`, for example `"cifar100/resnet8x4"`.

@@ -1,0 +1,44 @@
+"""Scenes of handwritten digits, as examples/make_scenes.py writes them: a study of our own.
+
+--config=configs/digit_scenes.py:cnn_16_32_64_64,cnn_8_16_32,sd_kd is one experiment,
+--config=configs/digit_scenes.py:cnn_8_16_32 trains a network with labels only.
+"""
+
+from configs import recipes
+
+RECIPE = {
+    "dataset": "scenes/digits.npz",
+    "num_classes": 10,
+    "image_size": 32,
+    "validation_examples": 1000,
+    "batch_size": 64,
+    "epochs": 30,
+    "learning_rate": 0.05,
+    "milestones": (18, 24, 28),
+    "weight_decay": 5e-4,
+    "augment": False,
+}
+SETTINGS = {
+    "temperature": 4.0,
+    "kd_label_weight": 0.1,
+    "kd_weight": 0.9,
+    "warmup_of_programs": 3,
+}
+NETWORKS = {
+    "cnn_16_32_64_64": {"student": "small/cnn_16_32_64_64"},
+    "cnn_8_16_32": {"student": "small/cnn_8_16_32"},
+}
+PAIRS = {"cnn_16_32_64_64,cnn_8_16_32": {"scales": (1, 2, 4), "beta": 8.0}}
+METHODS = ("kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd")
+TABLES = {
+    "digit_scenes": {f"{pair},{method}": None for pair in PAIRS for method in METHODS},
+    "labels_only": dict.fromkeys(NETWORKS),
+}
+EXPERIMENTS = recipes.Experiments(
+    "digit_scenes", "cifar100", RECIPE, SETTINGS, NETWORKS, PAIRS, TABLES
+)
+
+
+def get_config(arg="", reading="official", smoke=False):
+    """Return the config of an experiment; see `recipes.Experiments.get_config`."""
+    return EXPERIMENTS.get_config(arg, reading, smoke)

@@ -1,0 +1,43 @@
+"""A data set of your own: any pair of networks on the images of an `.npz` file.
+
+--config=configs/own_data.py:wrn_16_2,resnet8,sd_kd --config.dataset=FILE.npz is one experiment,
+--config=configs/own_data.py:wrn_16_2 --config.dataset=FILE.npz trains a network with labels only.
+The file has the arrays x_train, y_train, x_test and y_test, as np.savez writes them: square images
+as bytes, and their classes from 0. --config.teacher_checkpoint=FILE.keras takes a teacher of your
+own, and --config.student=FILE.keras a student, of which only the architecture counts.
+"""
+
+from configs import cifar100, recipes
+
+RECIPE = {
+    "dataset": "data.npz",
+    "num_classes": None,  # what the file has
+    "image_size": None,
+    "validation_examples": 1000,
+    "batch_size": 64,
+    "epochs": 60,
+    "learning_rate": 0.05,
+    "milestones": (36, 48, 56),
+    "weight_decay": 5e-4,
+}
+SETTINGS = {
+    "temperature": 4.0,
+    "kd_label_weight": 0.1,
+    "kd_weight": 0.9,
+    "warmup_of_programs": 5,
+}
+_SMALL = ("cnn_8_16_32", "cnn_16_32_64_64", "cnn_32_64_128_128")
+NETWORKS = cifar100.NETWORKS | {name: {"student": f"small/{name}"} for name in _SMALL}
+# Nobody knows which pairs will be alike: all have the scales of unlike ones.
+PAIRS = {
+    f"{teacher},{student}": {"scales": (1, 2, 4), "beta": 8.0}
+    for teacher in NETWORKS
+    for student in NETWORKS
+}
+TABLES: dict = {"labels_only": dict.fromkeys(NETWORKS)}
+EXPERIMENTS = recipes.Experiments("own_data", "cifar100", RECIPE, SETTINGS, NETWORKS, PAIRS, TABLES)
+
+
+def get_config(arg="", reading="official", smoke=False):
+    """Return the config of an experiment; see `recipes.Experiments.get_config`."""
+    return EXPERIMENTS.get_config(arg, reading, smoke)

@@ -1,0 +1,95 @@
+"""A data set of one's own: arrays in one `.npz` file, as `np.savez` writes them."""
+
+import functools
+import pathlib
+import zipfile
+
+import numpy as np
+
+from keras_sdd.data.sources import ArraySource
+
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+def open_arrays(spec, split, size, data_dir, num_examples, num_classes, **order):
+    """Read a split into memory; random crops are of the image with an eighth of it around."""
+    images, labels = read_arrays(spec["path"], split)
+    if size != images.shape[1]:
+        raise ValueError(
+            f"{spec['path']} has images of {images.shape[1]} pixels. Received: image_size={size}"
+        )
+    if labels.max(initial=0) >= num_classes:
+        raise ValueError(
+            f"Labels must be 0 to {num_classes - 1}, as those of y_train. Received: "
+            f"{labels.max()} in {spec['path']}"
+        )
+    images, labels = images[:num_examples], labels[:num_examples]
+    return ArraySource(images, labels, size, padding=round(size / 8), **order)
+
+
+def read_arrays(path, split):
+    """Return images uint8 (N, S, S, C) and labels int64 (N,) of `"train"` or `"test"`.
+
+    Raises:
+        ValueError: if the file lacks them or they have other types or shapes.
+    """
+    try:
+        with open(path, "rb") as stream, np.load(stream) as file:
+            missing = [name for name in NAMES if name not in file.files]
+            if missing:
+                raise ValueError(
+                    f"{path} must hold the arrays {', '.join(NAMES)}; write it with np.savez. "
+                    f"Received: {', '.join(file.files) or 'none'}"
+                )
+            images, labels = file[f"x_{split}"], file[f"y_{split}"]
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"There is no such file. Received: {path!r}") from error
+        raise ValueError(f"{path} cannot be read; write it with np.savez. {error}") from error
+    images = images[..., None] if images.ndim == 3 else images
+    square = images.ndim == 4 and images.shape[1] == images.shape[2]
+    if not square or images.dtype != np.uint8:
+        raise ValueError(
+            "Images must be square and bytes of 0 to 255: uint8 (N, S, S, C) or (N, S, S). "
+            f"Received: x_{split} of shape {images.shape} and type {images.dtype} in {path}"
+        )
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min(initial=0):
+        raise ValueError(
+            f"Labels must be integers from 0, one for each of the {len(images)} images. Received: "
+            f"y_{split} of shape {labels.shape} and type {labels.dtype} in {path}"
+        )
+    return images, labels.astype(np.int64)
+
+
+def describe_arrays(path):
+    """Return what `keras_sdd.data.DATASETS` would say of the file."""
+    return _describe(path, pathlib.Path(path).stat().st_mtime_ns if _exists(path) else 0)
+
+
+def _exists(path):
+    return pathlib.Path(path).is_file()
+
+
+@functools.lru_cache(maxsize=4)
+def _describe(path, written):
+    images, labels = read_arrays(path, "train")
+    counts = np.bincount(labels)
+    if not counts.all():
+        raise ValueError(
+            f"Labels must be 0 to K - 1, each of them in y_train. Received: none of class "
+            f"{int(np.argmin(counts))} among {len(labels)} in {path}"
+        )
+    pixels = images.reshape(-1, images.shape[-1])
+    mean, std = pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
+    return {
+        "open": open_arrays,
+        "path": path,
+        "num_classes": len(counts),
+        "input_shape": images.shape[1:],
+        "mean": tuple(mean / 255),
+        "std": tuple(np.maximum(std, 1.0) / 255),  # of images of one colour, 0
+        "tfds": None,
+        "splits": {"train": "train", "test": "test"},
+        "augmentation": "pad by an eighth, random crop, flip",
+    }
