@@ -1,0 +1,119 @@
+"""How far the confidence of a classifier can be trusted: NumPy, float64, outside of steps."""
+
+import numbers
+
+import numpy as np
+
+
+def expected_calibration_error(labels, logits, num_bins=15):
+    """Compute the mean distance between confidence and accuracy.
+
+    Predictions are sorted into bins of equal width by their confidence, the largest probability;
+    the distances |accuracy - mean confidence| of the bins are averaged by their counts.
+
+    Args:
+        labels: integers (N,), class indices.
+        logits: floats (N, K).
+        num_bins: bins of the confidence, 1 or more.
+
+    Returns:
+        A float from 0 to 1; NaN if a logit is NaN or +inf.
+
+    Raises:
+        ValueError: if the shapes do not fit, there are none, or a label is no class.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks" (2017), eq. 3.
+    """
+    bins = CalibrationBins(num_bins)
+    bins.add(*check_labelled_logits(labels, logits))
+    return bins.error
+
+
+def negative_log_likelihood(labels, logits):
+    """Compute the mean of -log softmax(logits)[label].
+
+    Args:
+        labels: integers (N,), class indices.
+        logits: floats (N, K).
+
+    Returns:
+        A float, 0 or greater; NaN if a logit is NaN or +inf.
+
+    Raises:
+        ValueError: as `expected_calibration_error`.
+    """
+    labels, logits = check_labelled_logits(labels, logits)
+    log_p = log_softmax(logits)
+    return float(-np.mean(np.take_along_axis(log_p, labels[:, None], 1)))
+
+
+class CalibrationBins:
+    """Sums of predictions, bin by bin of their confidence, to which batches are added.
+
+    Bin b of M has the confidences in (b / M, (b + 1) / M].
+
+    Args:
+        num_bins: M, 1 or more.
+
+    Attributes:
+        counts: predictions (M,).
+        confidences: sums (M,) of their confidence.
+        correct: how many (M,) were right.
+    """
+
+    def __init__(self, num_bins=15):
+        whole = isinstance(num_bins, numbers.Integral) and not isinstance(num_bins, bool)
+        if not whole or num_bins < 1:
+            raise ValueError(
+                f"`num_bins` must be an integer, 1 or greater. Received: num_bins={num_bins!r}"
+            )
+        self.counts, self.confidences, self.correct = np.zeros((3, int(num_bins)))
+
+    def add(self, labels, logits):
+        """Count the predictions of logits (N, K) whose labels are (N,)."""
+        predicted = np.argmax(logits, axis=-1)
+        confidences = np.exp(np.max(log_softmax(logits), axis=-1))
+        num_bins = len(self.counts)
+        edges = np.linspace(0, 1, num_bins + 1)[1:]
+        index = np.minimum(np.searchsorted(edges, confidences), num_bins - 1)  # NaN: the last bin
+        for total, values in (
+            (self.counts, None),
+            (self.confidences, confidences),
+            (self.correct, predicted == labels),
+        ):
+            total += np.bincount(index, values, num_bins)
+
+    @property
+    def error(self):
+        """The expected calibration error of all that was added."""
+        return float(np.sum(np.abs(self.correct - self.confidences)) / np.sum(self.counts))
+
+
+def log_softmax(logits):
+    """Log-probabilities (..., K) of logits (..., K), in float64; NaN where one is +inf."""
+    logits = np.asarray(logits, "float64")
+    with np.errstate(invalid="ignore"):
+        shifted = logits - np.max(logits, axis=-1, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+
+
+def check_labelled_logits(labels, logits):
+    """Return labels (N,) as int64 and logits (N, K) as float64.
+
+    Raises:
+        ValueError: if the shapes do not fit, there are none, or a label is no class.
+    """
+    labels, logits = np.asarray(labels), np.asarray(logits, "float64")
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or 0 in logits.shape:
+        raise ValueError(
+            "Expected labels (N,) and logits (N, K) of one or more samples. Received: labels "
+            f"{labels.shape}, logits {logits.shape}"
+        )
+    num_classes = logits.shape[1]
+    wrong = ~((labels >= 0) & (labels < num_classes) & (labels == np.floor(labels)))
+    if wrong.any():
+        raise ValueError(
+            f"Labels must be class indices from 0 to {num_classes - 1}. Received: "
+            f"{labels[wrong][0]} among them"
+        )
+    return labels.astype("int64"), logits
