@@ -1,8 +1,8 @@
 """How far the confidence of a classifier can be trusted: NumPy, float64, outside of steps."""
 
-import numbers
-
 import numpy as np
+
+from keras_sdd._checks import check_integers
 
 
 def expected_calibration_error(labels, logits, num_bins=15):
@@ -62,12 +62,8 @@ class CalibrationBins:
     """
 
     def __init__(self, num_bins=15):
-        whole = isinstance(num_bins, numbers.Integral) and not isinstance(num_bins, bool)
-        if not whole or num_bins < 1:
-            raise ValueError(
-                f"`num_bins` must be an integer, 1 or greater. Received: num_bins={num_bins!r}"
-            )
-        self.counts, self.confidences, self.correct = np.zeros((3, int(num_bins)))
+        check_integers(1, num_bins=num_bins)
+        self.counts, self.confidences, self.correct = np.zeros((3, num_bins))
 
     def add(self, labels, logits):
         """Count the predictions of logits (N, K) whose labels are (N,)."""
