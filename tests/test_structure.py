@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "teachers": {"_backend", "folding", "graphs", "heads", "losses"},
     "terms": {"_backend", "_checks", "losses", "normalization", "pooling", "terms"},
     "calibration": {"_checks"},
+    "inspection": {"_checks", "calibration", "graphs", "losses", "networks", "teachers"},
     "callbacks": set(),
     "first_batch": {"_backend"},
     "metrics": {"losses"},

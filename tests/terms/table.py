@@ -11,7 +11,7 @@ from keras import ops
 from terms_of_users import Remembering, remember
 
 from keras_sdd import terms
-from keras_sdd.losses import DKD, KD, CellRelation, ClassAveraged
+from keras_sdd.losses import DKD, CellRelation
 from terms.harness import Case
 
 
@@ -29,11 +29,6 @@ def sdd(weights, teacher, student, labels):
 def cell_relation(weights, teacher, student, labels):
     cells = zip(teacher["cells"], student["cells"], strict=True)
     return np.array([reference_losses.cell_relation(t, s) for t, s in cells])
-
-
-def class_averaged(weights, teacher, student, labels):
-    cells = zip(labels, teacher["cells"], student["cells"], strict=True)
-    return np.array([reference_losses.class_averaged(*x, merge=False) for x in cells])
 
 
 def mgd(weights, teacher, student, labels):
@@ -97,11 +92,6 @@ TERMS = {
     "SDD of related cells": Case(
         lambda: terms.SDD(CellRelation(), weight=2.0, name="cell_relation_loss"),
         cell_relation,
-        "cells",
-    ),
-    "SDD of averaged classes": Case(
-        lambda: terms.SDD(ClassAveraged(KD(), merge=False), (4,), name="class_averaged_loss"),
-        class_averaged,
         "cells",
     ),
     "FitNet": Case(lambda: terms.FitNet([("conv2", "conv1")], weight=10.0), fitnet),
