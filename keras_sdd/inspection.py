@@ -194,7 +194,7 @@ def _list_batches(dataset):
             f"by dataset.take. Received: dataset={describe(dataset)}"
         )
     if is_keras:
-        return count, (dataset[i] for i in range(count))
+        return count, (dataset[i] for i in range(dataset.num_batches))
     return count, (dataset.as_numpy_iterator() if hasattr(dataset, "element_spec") else dataset)
 
 
@@ -205,7 +205,7 @@ def _cut(arrays):
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(f"Expected as many labels as images. Received: dataset of shapes {shapes}")
-    starts = range(0, shapes[0][0], _BATCH_SIZE)
+    starts = range(0, len(keras.tree.flatten(arrays)[0]), _BATCH_SIZE)
     return len(starts), (
         keras.tree.map_structure(lambda x, i=i: x[i : i + _BATCH_SIZE], arrays) for i in starts
     )
