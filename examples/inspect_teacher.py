@@ -1,13 +1,14 @@
 """Measure what a teacher, and a student, say of the regions of images: is there more than KD sees?
 
-    python examples/inspect_teacher.py --config=configs/cifar100.py:resnet32x4 --checkpoint=teacher.keras
-    python examples/inspect_teacher.py --config=configs/cifar100.py:resnet32x4,resnet8x4,sd_kd --config.teacher_checkpoint=teacher.keras --student=student.keras --scales=1,2,4,8
+    python examples/inspect_teacher.py --config=configs/cifar100.py:vgg13 --checkpoint=vgg13.keras
+
+With a pair in --config and --student=FILE.keras, a student is held against its teacher.
 
 Prints a table, a line for each scale, and writes it as cells.csv with a figure, cells.png, of how
 many cells are complementary, how often they are right, how far their confidence can be trusted and
 how sure they are. Images that the teacher was trained on flatter it; the test images are read only
 with --split=test.
-"""  # noqa: E501
+"""
 
 import csv
 import pathlib
@@ -77,8 +78,8 @@ def draw(inspection, path):
     figure = Figure(figsize=(12, 9), layout="constrained")
     axes = figure.subplots(2, 2)
     finest = inspection.teacher[max(inspection.teacher)]
-    cells = f"{finest.scale} x {finest.scale} cells"
-    complementary = {"by the label": "complementary_label", "by the class": "complementary_global"}
+    cells = f"teacher's {finest.scale} x {finest.scale} cells"
+    complementary = {"by label": "complementary_label", "by class": "complementary_global"}
     draw_lines(axes[0, 0], inspection, complementary, 100)
     axes[0, 0].set_title(
         f"{finest.complementary_label:.0%} of the {cells} are right where the image is wrong,\n"
@@ -147,7 +148,7 @@ def finish(axes):
     """Add legend and grid."""
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", handlelength=3)
 
 
 def main(config):

@@ -160,7 +160,8 @@ def inspect_cells(teacher, dataset, scales=(1, 2, 4), student=None, verbose=1) -
         bar.update(seen)
     if not num_images:
         raise ValueError(f"The data set has no images. Received: dataset={describe(dataset)}")
-    bar.update(seen, finalize=True)
+    if count is None:
+        bar.update(seen, finalize=True)
     found = {name: {m: sums[name, m].describe(name, m) for m in scales} for name in networks}
     return Inspection(num_images, found["teacher"], found.get("student", {}))
 
