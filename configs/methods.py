@@ -178,6 +178,27 @@ METHODS |= {
 }
 METHODS |= {name: _learn_temperature(METHODS[name]) for name in ("ctkd", "sd_ctkd")}
 
+
+def _average_classes(merge):
+    loss = {"name": "ClassAveraged", "loss": _KD, "merge": merge}
+    row = {
+        "term": "SDD",
+        "loss": loss,
+        "scales": (4,),
+        "pooling": _POOLING,
+        "weight": _KD_WEIGHT,
+        "warmup_epochs": _NO_WARMUP,
+    }
+    return {"label_weight": _KD_LABELS, "terms": {"distillation_loss": row}}
+
+
+# KD of what the finest cells show, each class that the teacher sees with one vote: as one vector,
+# or class by class. What SD-KD has beyond the second is of the scale.
+METHODS |= {
+    "class_averaged": _average_classes(merge=True),
+    "class_decoupled": _average_classes(merge=False),
+}
+
 _MGD_WEIGHT = Setting("mgd_weight", 1.2e-3, ("cifar100",))
 _FEATURES = {
     "fitnet": {"term": "FitNet", "weight": Setting("fitnet_weight", 100.0, _SMALL)},

@@ -1,10 +1,21 @@
 """Scale-decoupled knowledge distillation (SDD, CVPR 2024) for Keras 3."""
 
-from keras_sdd import converters, data, distribution, losses, models, optimizers, schedules, terms
+from keras_sdd import (
+    calibration,
+    converters,
+    data,
+    distribution,
+    losses,
+    models,
+    optimizers,
+    schedules,
+    terms,
+)
 from keras_sdd.cache import cache_teacher
 from keras_sdd.distiller import Distiller
 from keras_sdd.folding import fold_batch_norm
 from keras_sdd.heads import expose_spatial_logits
+from keras_sdd.inspection import inspect_cells
 from keras_sdd.networks import Network
 from keras_sdd.pooling import pool_cells
 from keras_sdd.sdd import SDDDistiller
@@ -15,11 +26,13 @@ __all__ = [
     "Network",
     "SDDDistiller",
     "cache_teacher",
+    "calibration",
     "converters",
     "data",
     "distribution",
     "expose_spatial_logits",
     "fold_batch_norm",
+    "inspect_cells",
     "losses",
     "models",
     "optimizers",

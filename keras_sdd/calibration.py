@@ -1,8 +1,8 @@
 """How far the confidence of a classifier can be trusted: NumPy, float64, outside of steps."""
 
-import numbers
-
 import numpy as np
+
+from keras_sdd._checks import check_integers
 
 
 def expected_calibration_error(labels, logits, num_bins=15):
@@ -25,7 +25,9 @@ def expected_calibration_error(labels, logits, num_bins=15):
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017), eq. 3.
     """
     bins = CalibrationBins(num_bins)
-    bins.add(*check_labelled_logits(labels, logits))
+    labels, logits = check_labelled_logits(labels, logits)
+    confidences = np.exp(np.max(log_softmax(logits), axis=-1))
+    bins.add(confidences, np.argmax(logits, axis=-1) == labels)
     return bins.error
 
 
@@ -62,26 +64,17 @@ class CalibrationBins:
     """
 
     def __init__(self, num_bins=15):
-        whole = isinstance(num_bins, numbers.Integral) and not isinstance(num_bins, bool)
-        if not whole or num_bins < 1:
-            raise ValueError(
-                f"`num_bins` must be an integer, 1 or greater. Received: num_bins={num_bins!r}"
-            )
-        self.counts, self.confidences, self.correct = np.zeros((3, int(num_bins)))
+        check_integers(1, num_bins=num_bins)
+        self.counts, self.confidences, self.correct = np.zeros((3, num_bins))
 
-    def add(self, labels, logits):
-        """Count the predictions of logits (N, K) whose labels are (N,)."""
-        predicted = np.argmax(logits, axis=-1)
-        confidences = np.exp(np.max(log_softmax(logits), axis=-1))
+    def add(self, confidences, correct):
+        """Count predictions: how likely each is said to be (N,), and whether it is right (N,)."""
         num_bins = len(self.counts)
         edges = np.linspace(0, 1, num_bins + 1)[1:]
         index = np.minimum(np.searchsorted(edges, confidences), num_bins - 1)  # NaN: the last bin
-        for total, values in (
-            (self.counts, None),
-            (self.confidences, confidences),
-            (self.correct, predicted == labels),
-        ):
-            total += np.bincount(index, values, num_bins)
+        self.counts += np.bincount(index, minlength=num_bins)
+        self.confidences += np.bincount(index, confidences, num_bins)
+        self.correct += np.bincount(index, correct, num_bins)
 
     @property
     def error(self):

@@ -133,3 +133,14 @@ def cell_relation(teacher, student, scales=(1, 2, 4), temperature=2.0):
         pairs = zip(*grams, strict=True)
         total += weight / sum(weights) * sum(kl(log_softmax(a), log_softmax(b)) for a, b in pairs)
     return total
+
+
+def class_averaged(label, teacher, student, formula=kd, merge=True):
+    """Cells (N, K) of one image, the first the global one, averaged class by class."""
+    groups = {}
+    for t, s in zip(teacher[1:], student[1:], strict=True):
+        groups.setdefault(int(t.argmax()), []).append((t, s))
+    averages = [np.mean(group, axis=0) for group in groups.values()]
+    if merge:
+        return formula(label, *np.mean(averages, axis=0))
+    return np.mean([formula(label, *pair) for pair in averages])

@@ -39,10 +39,19 @@ def test_against_a_loop(num_bins):
     error, likelihood = loop(labels, logits, num_bins)
     assert abs(expected_calibration_error(labels, logits, num_bins) - error) < 1e-12
     assert abs(negative_log_likelihood(labels, logits) - likelihood) < 1e-12
-    bins = CalibrationBins(num_bins)
+
+
+def test_batches_add_up():
+    rng = np.random.default_rng(1)
+    confidences, correct = rng.uniform(size=200), rng.integers(0, 2, 200)
+    bins = CalibrationBins(5)
     for part in (slice(0, 70), slice(70, 71), slice(71, 200)):
-        bins.add(labels[part], logits[part])
-    assert abs(bins.error - error) < 1e-12 and bins.counts.sum() == 200
+        bins.add(confidences[part], correct[part])
+    index = np.ceil(5 * confidences) - 1
+    for b in range(5):
+        own = index == b
+        assert bins.counts[b] == own.sum() and bins.correct[b] == correct[own].sum()
+        assert bins.confidences[b] == pytest.approx(confidences[own].sum(), rel=1e-12)
 
 
 def test_known_values():
@@ -50,7 +59,7 @@ def test_known_values():
     assert expected_calibration_error([0, 1, 0], logits) == pytest.approx((0.6 + 0.4) / 3)
     assert negative_log_likelihood([0], [[0.0, 0.0]]) == pytest.approx(math.log(2))
     halves = CalibrationBins(2)
-    halves.add([0], [[0.0, 0.0]])  # a confidence on an edge is of the bin below it
+    halves.add([0.5], [True])  # a confidence on an edge is of the bin below it
     assert halves.counts.tolist() == [1, 0]
     large = [[2e4, -2e4], [-2e4, 2e4]]
     assert expected_calibration_error([0, 0], large) == 0.5

@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "folding": {"graphs", "normalization", "regions"},
     "teachers": {"_backend", "folding", "graphs", "heads", "losses"},
     "terms": {"_backend", "_checks", "losses", "normalization", "pooling", "terms"},
+    "calibration": {"_checks"},
+    "inspection": {"_checks", "calibration", "graphs", "losses", "networks", "teachers"},
     "callbacks": set(),
     "first_batch": {"_backend"},
     "metrics": {"losses"},

@@ -3,6 +3,7 @@
 from keras_sdd.losses.base import LogitLoss
 from keras_sdd.losses.batch_relation import BatchRelation
 from keras_sdd.losses.cell_relation import CellRelation
+from keras_sdd.losses.class_averaged import ClassAveraged
 from keras_sdd.losses.class_relation import ClassRelation
 from keras_sdd.losses.cross_entropy import CrossEntropy
 from keras_sdd.losses.dist import DIST
@@ -24,6 +25,7 @@ from keras_sdd.losses.wttm import WTTM
 __all__ = [
     "BatchRelation",
     "CellRelation",
+    "ClassAveraged",
     "ClassRelation",
     "CrossEntropy",
     "DIST",

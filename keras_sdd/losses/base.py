@@ -171,6 +171,22 @@ def as_tensors(labels, teacher, student):
     return to_indices(ops.convert_to_tensor(labels)), teacher, student
 
 
+def as_cells(labels, teacher, student):
+    """`as_tensors` of labels (B,) and the cells (B, N, K) of both networks.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    labels, teacher, student = as_tensors(labels, teacher, student)
+    shapes = [tuple(x.shape) for x in (labels, teacher, student)]
+    if len(shapes[2]) != 3 or not fits(*shapes[1:]) or not fits(shapes[0], shapes[2][:1]):
+        raise ValueError(
+            "Expected labels (B,) with teacher and student cells (B, N, K) of the same shape. "
+            "Received: labels {}, teacher cells {}, student cells {}".format(*shapes)
+        )
+    return labels, teacher, student
+
+
 class _Average(keras.losses.Loss):
     def call(self, values, _):
         return values

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_sdd._checks import check_number, check_scales, check_word
-from keras_sdd.losses.base import Configurable, as_tensors, check_logit_loss, fits, nan_outside
+from keras_sdd.losses.base import Configurable, as_cells, check_logit_loss, nan_outside
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -82,13 +82,7 @@ class ScaleDecoupled(Configurable):
         Raises:
             ValueError: if the shapes do not fit together.
         """
-        labels, teacher_cells, student_cells = as_tensors(labels, teacher_cells, student_cells)
-        shapes = [tuple(x.shape) for x in (labels, teacher_cells, student_cells)]
-        if len(shapes[2]) != 3 or not fits(*shapes[1:]) or not fits(shapes[0], shapes[2][:1]):
-            raise ValueError(
-                "Expected labels (B,) with teacher and student cells (B, N, K) of the same shape. "
-                "Received: labels {}, teacher cells {}, student cells {}".format(*shapes)
-            )
+        labels, teacher_cells, student_cells = as_cells(labels, teacher_cells, student_cells)
         num_classes = student_cells.shape[-1]
         weights = ops.where(
             self.complementary(labels, teacher_cells),

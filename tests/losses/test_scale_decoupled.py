@@ -17,6 +17,7 @@ from keras_sdd.losses import (
     MLLD,
     NKD,
     CellRelation,
+    ClassAveraged,
     LogitLoss,
     ScaleDecoupled,
     Standardized,
@@ -216,7 +217,7 @@ def test_own_loss_gets_its_scale_decoupled_form():
 def test_serialization(loss):
     scaled = ScaleDecoupled(loss, 0.5, 3.0, "global", "sum")
     of_scales = ScaleDecoupled(loss, reduction="mean_of_scales", scales=(4, 1, 2))
-    for original in (loss, scaled, of_scales):
+    for original in (loss, scaled, of_scales, ClassAveraged(loss, merge=False)):
         config = keras.saving.serialize_keras_object(original)
         restored = keras.saving.deserialize_keras_object(config)
         assert type(restored) is type(original)
@@ -250,6 +251,12 @@ def test_serialization(loss):
             lambda: CellRelation(scales=(2, 4))(np.zeros(2), *np.zeros((2, 2, 20, 3))),
             r"\(B, 21, K\) of the scales \(2, 4\). Received: .*\(2, 20, 3\)",
         ),
+        (lambda: ClassAveraged("kd"), "loss='kd'"),
+        (
+            lambda: ClassAveraged(KD())(np.zeros(2), *np.zeros((2, 2, 1, 3))),
+            r"scales=\(4,\). Received: cells \(2, 1, 3\)",
+        ),
+        (lambda: ClassAveraged(KD())(np.zeros(2), *np.zeros((2, 3, 5, 3))), r"labels \(2,\)"),
         (lambda: ScaleDecoupled("kd"), "loss='kd'"),
         (lambda: ScaleDecoupled(ScaleDecoupled(KD())), "ScaleDecoupled"),
         (lambda: ScaleDecoupled(KD(), consistency="labels"), "'label' or 'global'"),
