@@ -213,7 +213,10 @@ def read_csv(path):
     """
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
-        rows = [_parse_line(line, f"{path}, line {reader.line_num}") for line in reader]
+        try:
+            rows = [_parse_line(line, f"{path}, line {reader.line_num}") for line in reader]
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     doubles = drop_doubles(rows)[1]
     if doubles:
         raise ValueError(f"{path}: {doubles[0]}")

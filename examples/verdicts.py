@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 MIN_SEEDS = 3
 
@@ -61,9 +61,11 @@ def compare(differences, confidence=0.95):
     mean, low, high, p = float(values.mean()), math.nan, math.nan, math.nan
     # Equal but for the rounding of percentages.
     if np.ptp(values) > 1e-9 * max(1.0, abs(mean)):
-        test = stats.ttest_1samp(values, 0.0)
-        low, high = map(float, test.confidence_interval(confidence))
-        p = float(test.pvalue)
+        # What `scipy.stats.ttest_rel` does, in a thirtieth of its time: simulations call it often.
+        freedom, error = values.size - 1, float(values.std(ddof=1)) / math.sqrt(values.size)
+        half = error * float(special.stdtrit(freedom, 0.5 + 0.5 * confidence))
+        low, high = mean - half, mean + half
+        p = 2.0 * float(special.stdtr(freedom, -abs(mean) / error))
     word = _choose_word(mean, p, values.size, confidence)
     return Verdict(mean, low, high, p, values.size, word, p)
 
