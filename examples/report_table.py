@@ -103,13 +103,17 @@ def list_networks(table):
 
 def load_rows(values):
     """Return the rows that the flags name, and the problems of reading them."""
+    if values.results and values.runs:
+        raise ValueError(
+            "Pass --runs or --results, not both. "
+            f"Received: --runs={values.runs} --results={values.results}"
+        )
     if values.results:
-        if values["runs"].present:
-            raise app.UsageError("Pass --runs or --results, not both.")
         return results.read_csv(values.results), []
-    if not os.path.isdir(values.runs):
-        print(f"There is no folder {values.runs!r} yet.\n")
-    return results.read_rows(values.runs)
+    folder = values.runs or "runs"
+    if not os.path.isdir(folder):
+        print(f"There is no folder {folder!r} yet.\n")
+    return results.read_rows(folder)
 
 
 def main(argv):
@@ -117,8 +121,6 @@ def main(argv):
     values = flags.FLAGS
     if argv[1:]:
         raise app.UsageError(f"Expected flags only, --name=value. Received: {' '.join(argv[1:])}")
-    if values.figure and not values.compare:
-        raise app.UsageError("--figure shows comparisons: pass --compare too.")
     try:
         print(make_report(values))
     except (LookupError, OSError, ValueError) as error:
@@ -127,6 +129,10 @@ def main(argv):
 
 def make_report(values):
     """Return the text of the report that the flags ask for, its figure drawn."""
+    if values.figure and not values.compare:
+        raise ValueError(
+            f"--figure shows comparisons: pass --compare too. Received: --figure={values.figure}"
+        )
     pairs = comparisons.parse_pairs(values.compare)
     rows, problems = load_rows(values)
     if not pairs:
@@ -142,7 +148,7 @@ def make_report(values):
 def define_flags():
     """Define the flags of the program."""
     flags.DEFINE_enum("table", "2", list(tables.TABLES), "Which table.")
-    flags.DEFINE_string("runs", "runs", "Folder below which the runs lie.")
+    flags.DEFINE_string("runs", None, "Folder below which the runs lie; by default runs.")
     flags.DEFINE_string("results", None, "CSV file of runs, instead of --runs.")
     flags.DEFINE_enum("reading", "official", recipes.READINGS, "Of the runs to report.")
     flags.DEFINE_list("compare", [], "Pairs of methods to compare, as sd_kd:kd,sd_dkd:dkd.")

@@ -160,9 +160,8 @@ def drop_doubles(rows):
     for row in rows:
         first = kept.setdefault((*_find_group(row), row["seed"]), row)
         if first is not row:
-            problems.append(
-                f"{name_run(row)}: not counted, as all but its place is that of {name_run(first)}"
-            )
+            same = name_run(first)
+            problems.append(f"{name_run(row)}: not counted, the seed and settings of {same}")
     return list(kept.values()), problems
 
 
