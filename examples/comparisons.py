@@ -18,6 +18,8 @@ _HEAD = ("networks", "methods", "seeds", "mean difference", "95 % interval", "p"
 _STYLES = {"better": ("#0072b2", "o"), "worse": ("#d55e00", "s"), "undecided": ("#6b6b6b", "D")}
 # Keys that say what a method is; the others must be equal on both sides.
 _OF_METHODS = ("terms.", "student_loss_weight=")
+# What runs with labels only have no part in.
+_OF_TEACHERS = ("teacher", "train_examples=")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +148,12 @@ def _match(a, b):
 
 
 def _find_student(side):
-    file, names = side.networks.split(":")
+    file, _, names = side.networks.rpartition(":")
     return file, names.split(",")[-1]
 
 
 def _drop_teacher(side):
-    return [x for x in side.shared if not x.startswith("teacher")]
+    return [x for x in side.shared if not x.startswith(_OF_TEACHERS)]
 
 
 def _compare(a, b, networks, groups):
@@ -228,5 +230,7 @@ def draw_comparisons(comparisons, path):
 
 def _sum_up(comparisons):
     words = [x.verdict.word for x in comparisons]
+    if len(words) == 1:
+        return f"{comparisons[0].methods} is {words[0]} at the level of 5 %"
     counts = ", ".join(f"{words.count(word)} {word}" for word in _STYLES)
     return f"Of {len(words)} comparisons: {counts} (Holm's correction, level 5 %)"

@@ -102,7 +102,7 @@ def test_a_row_has_all_that_tells_runs_apart(tmp_path):
 def test_keys_of_another_version_are_changes():
     config = json.loads(make_config(f"{PAIR},kd").to_json())
     del config["augment"]
-    config |= {"new_key": {"inner": None}, "validation_examples": 17}
+    config |= {"new_key": {"inner": None}, "validation_examples": 17, "protocol": "else"}
     described = "augment=(absent), new_key.inner=null"
     assert results.describe_changes(config, "authors") == described
     assert "validation_examples=17" in results.describe_changes(config, "validation")
@@ -373,7 +373,8 @@ def test_comparisons_are_paired_and_corrected_together():
         {"protocol": "authors"},
         {"backend": "jax"},
         {"smoke": True},
-        {"teacher": "cd" * 32},
+        {"reading": "paper"},
+        {"teacher": "ab" * 31 + "cd"},
         {"changes": "student=cifar100/resnet20"},
         {"cell": "fashion_mnist:vgg8,resnet8,sd_kd"},
         {"cell": "ablations:6,wrn_16_2,resnet8,m1"},
@@ -385,6 +386,25 @@ def test_only_the_method_may_differ(changed):
     assert not compared
     assert any(x.startswith(f"fashion_mnist:{PAIR},kd: no runs of sd_kd under") for x in problems)
     assert "No runs can be compared." in report_table.report_comparisons(compared, problems)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({}, "better"),
+        ({"changes": "epochs=9"}, None),
+        ({"reading": "paper"}, None),
+        ({"cell": "fashion_mnist:wrn_16_1"}, None),
+        ({"cell": "cifar100:resnet8"}, None),
+        ({"cell": "resnet8"}, None),
+    ],
+)
+def test_labels_only_is_compared_with_every_teacher(changed, word):
+    teachers = [make_runs("kd", (85.0, 85.5, 84.5), teacher=x * 32) for x in ("ab", "cd")]
+    rows = [*teachers[0], *teachers[1], *make_runs("ce", (84.0, 84.4, 83.6), **changed)]
+    compared, problems = compare(rows, "kd:ce")
+    assert [x.verdict.word for x in compared] == ([word] * 2 if word else [])
+    assert len(problems) == (0 if word else 2)
 
 
 def test_settings_of_terms_are_the_methods_own():
