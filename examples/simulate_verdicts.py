@@ -124,9 +124,18 @@ def main(argv):
     print(report_power(different, values.power))
 
 
+def check_deviations(words):
+    """Whether a flag is a list of numbers above 0."""
+    try:
+        return bool(words) and all(float(word) > 0.0 for word in words)
+    except ValueError:
+        return False
+
+
 def define_flags():
     """Define the flags of the program."""
     flags.DEFINE_list("deviation", "0.25,0.5,1.0", "Standard deviations of differences, points.")
+    flags.register_validator("deviation", check_deviations, "must be numbers above 0, as 0.3,0.8")
     flags.DEFINE_float("difference", 0.5, "True difference, points.", lower_bound=0.01)
     flags.DEFINE_float("power", 0.8, "Part of draws.", lower_bound=0.05, upper_bound=0.99)
     flags.DEFINE_integer("comparisons", 10, "Comparisons made together.", lower_bound=2)
