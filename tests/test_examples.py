@@ -24,7 +24,6 @@ import config_keys  # noqa: E402
 import distill  # noqa: E402
 import experiment  # noqa: E402
 import records  # noqa: E402
-import report_table  # noqa: E402
 import term_rows  # noqa: E402
 import train_teacher  # noqa: E402
 
@@ -567,86 +566,6 @@ def test_missing_data_are_explained(tmp_path):
     config.data_dir = str(tmp_path)
     with pytest.raises(command_line.SetupError, match="cifar100 is not prepared"):
         experiment.load_data(config)
-
-
-# The report.
-
-
-def write_run(folder, config, accuracies):
-    records.write_setup(folder, config, "cpu")
-    keys = ("cell", "table", "method", "reading", "smoke", "seed", "epochs")
-    names = ("last_accuracy", "last_top5_accuracy", "best_accuracy", "best_top5_accuracy")
-    result = {key: config[key] for key in keys} | dict(zip(names, accuracies, strict=True))
-    records.write_json(folder / "result.json", result)
-
-
-@on_one
-def test_report_gives_mean_and_sample_deviation(tmp_path):
-    arg = "resnet34,resnet18,sd_kd"
-    for seed, top1 in enumerate((70.0, 71.0, 75.0)):
-        config = imagenet.get_config(arg)
-        config.update(seed=seed, data_dir="somewhere")
-        write_run(tmp_path / str(seed), config, (top1, 90.0, top1 + 1.0, 91.0))
-    paper, changed = imagenet.get_config(arg, "paper"), imagenet.get_config(arg)
-    changed.epochs = 7
-    write_run(tmp_path / "paper", paper, (1.0, 1.0, 1.0, 1.0))
-    write_run(tmp_path / "changed", changed, (1.0, 1.0, 1.0, 1.0))
-    text = report_table.report_table("3", tmp_path)
-    line = next(line for line in text.splitlines() if line.startswith(f"| {arg} "))
-    assert [field.strip() for field in line.split("|")[1:-1]] == [
-        arg,
-        "71.44 / 90.05",
-        "72.00 ± 2.65 / 90.00 ± 0.00",
-        "73.00 ± 2.65 / 91.00 ± 0.00",
-        "3",
-    ]
-    assert f"{tmp_path / 'changed'}: epochs" in text
-    assert "Not run yet (7 of 8)" in text and f"imagenet.py:{arg}\n" not in text
-    assert f"{arg} --config.reading=paper" not in report_table.report_table("3", tmp_path, "paper")
-    assert "| 4 " in report_table.report_table("3", tmp_path, include_changed=True)
-
-
-@on_one
-@pytest.mark.parametrize("table", list("12345678"))
-def test_every_cell_has_its_command(table, tmp_path):
-    report, commands = report_table.report_table(table, tmp_path).split("Not run yet")
-    cells = report_table.list_cells(table)
-    assert all(f"| {name.split(':')[-1]} " in report for name in cells)
-    due = [name for name, cell in cells.items() if cell.figure != "-" and cell.config]
-    assert f"({len(due)} of {len(due)})" in commands
-    for command, name in zip(commands.splitlines()[1:], due, strict=True):
-        file, arg = name.split(":")
-        program = "distill" if "," in arg else "train_teacher"
-        assert command == f"python examples/{program}.py --config=configs/{file}.py:{arg}"
-
-
-def read_lines(table, folder):
-    """The fields of the lines of a report."""
-    lines = report_table.report_table(table, folder).splitlines()
-    rows = [[field.strip() for field in line.split("|")[1:-1]] for line in lines if "|" in line]
-    return {row[0]: row[1:] for row in rows}
-
-
-@on_one
-def test_report_of_other_methods(tmp_path):
-    arg = "resnet32x4,resnet8x4,sp"
-    changed = cifar100.get_config(arg)
-    changed.terms.sp_loss.weight = 1.0
-    for name, config in (("run", cifar100.get_config(arg)), ("changed", changed)):
-        write_run(tmp_path / name, config, (70.0, 90.0, 71.0, 91.0))
-    # A run counts in every table that has its experiment.
-    for table in ("combinations", "sp_on_cells"):
-        assert read_lines(table, tmp_path)[arg] == ["72.94", "70.00", "71.00", "1"]
-        assert "changed: terms.sp_loss.weight" in report_table.report_table(table, tmp_path)
-    lines = read_lines("2", tmp_path)
-    assert lines["resnet50,vgg8,wcord"] == ["74.86", "no code", "no code", "0"]
-    assert lines["resnet50"] == ["79.34", "-", "-", "0"]
-    report = report_table.report_table("2", tmp_path)
-    assert "reviewkd_weight: cifar100:resnet50,mobilenet_v2,reviewkd" in report
-    lines = read_lines("published", tmp_path)
-    assert lines[f"cifar100:{arg}"] == ["72.94", "70.00", "71.00", "1", "RepDistiller"]
-    assert lines["imagenet:resnet34,resnet18,wkd_l"] == ["72.49", "no code", "no code", "0", "WKD"]
-    assert lines["cifar100:resnet8x4"] == ["72.50", "-", "-", "0", "RepDistiller"]
 
 
 # The command line, without Keras, which it does not need.
