@@ -22,8 +22,8 @@ from ml_collections import config_dict
 import keras_sdd
 from configs import cifar100, methods, recipes
 
-# Program: method, settings of its own, options of the distiller.
 _NUM_SAMPLES = 50_000  # training images of CIFAR-100, all of which memories hold
+# Program: method, settings of its own, options of the distiller.
 _VARIANTS = {
     "sd_kd_12": ("sd_kd", {"scales": (1, 2)}, {}),
     "sd_kd_cached": ("sd_kd", {}, {}),

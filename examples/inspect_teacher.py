@@ -6,8 +6,8 @@ With a pair in --config and --student=FILE.keras, a student is held against its 
 
 Prints a table, a line for each scale, and writes it as cells.csv with a figure, cells.png, of how
 many cells are complementary, how often they are right, how far their confidence can be trusted and
-how sure they are. Images that the teacher was trained on flatter it; the test images are read only
-with --split=test.
+how sure they are, on the images that the config holds out of the training images: those that the
+teacher was trained on, --split=train, flatter it. The test images are read only with --split=test.
 """
 
 import csv
@@ -15,13 +15,14 @@ import pathlib
 
 import command_line
 import experiment
+import machine
 from absl import flags
 from matplotlib.figure import Figure
 
 import keras_sdd
 
 # What --split may be; the first one if it is not given.
-SPLITS = ("train", "test")
+SPLITS = ("validation", "train", "test")
 # Of Okabe and Ito, told apart by the colour-blind too; a scale beyond the sixth repeats the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES = {"teacher": {"linestyle": "-"}, "student": {"linestyle": "--", "markerfacecolor": "none"}}
@@ -29,14 +30,16 @@ STYLES = {"teacher": {"linestyle": "-"}, "student": {"linestyle": "--", "markerf
 
 def load_images(config, split):
     """Return the images of a split as they are tested, without augmentation."""
-    options = {name: config[name] for name in ("seed", "num_classes", "image_size", "data_dir")}
-    if split == "train" or config.smoke:
+    names = ["seed", "num_classes", "image_size", "data_dir"]
+    names += ["validation_examples", "validation_seed"] if split != "test" else []
+    options = {name: config[name] for name in names}
+    if split == "train" or (config.smoke and split == "test"):
         options["num_examples"] = config.num_examples
     try:
         return keras_sdd.data.load(
             config.dataset, split, config.eval_batch_size, augment=False, shuffle=False, **options
         )
-    except (FileNotFoundError, ImportError, LookupError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         raise command_line.SetupError(error) from error
 
 
@@ -52,7 +55,7 @@ def load_teacher(config, checkpoint, image_shape):
 
 def inspect_teacher(config, checkpoint, student, scales, split):
     """Return the `Inspection` of the networks in two files, that of the student may be None."""
-    experiment.setup_devices(config)
+    machine.setup_devices(config)
     images = load_images(config, split)
     shape = images.element_spec[0].shape[1:]
     teacher = load_teacher(config, checkpoint, shape)
