@@ -19,6 +19,7 @@ _RUN = {
     "seed": 0,
     "protocol": "validation",
     "validation_seed": 0,
+    "test": True,  # at the end; sweeps choose on validation images and leave the others alone
     "augment": True,
     "momentum": 0.9,
     "learning_rate_factor": 0.1,

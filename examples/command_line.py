@@ -21,13 +21,19 @@ class SetupError(Exception):
     """What the person at the keyboard can put right; shown without a traceback."""
 
 
-def define_flags():
-    """Define the flags --config, with its overrides --config.KEY, --workdir and --distribute."""
+def define_flags(trains=True):
+    """Define the flags --config, with its overrides --config.KEY, and --workdir.
+
+    Args:
+        trains: whether the program trains, and --distribute says on what.
+    """
     config_flags.DEFINE_config_file(
         "config", None, "Experiment, as in configs/cifar100.py:resnet32x4,shufflenet_v1,sd_dkd."
     )
     flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/CELL/READING-seedN.")
-    flags.DEFINE_bool("distribute", False, "Train on all devices; PyTorch is started by torchrun.")
+    if trains:
+        text = "Train on all devices; PyTorch is started by torchrun."
+        flags.DEFINE_bool("distribute", False, text)
 
 
 def launch(main):
@@ -38,14 +44,19 @@ def launch(main):
 def _call_main(main, argv):
     if argv[1:]:
         sys.exit(f"Expected flags only, --name=value. Received: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
-    standard_logging.getLogger("keras_sdd").setLevel("INFO")  # what it does with the teacher
-    # Several networks, each traced once: TensorFlow takes that for one traced in vain.
-    standard_logging.getLogger("tensorflow").setLevel("ERROR")
+    quieten()
     try:
         main(read_config())
     except SetupError as error:
         sys.exit(f"error: {error}")
+
+
+def quieten():
+    """Let through what matters of what libraries log."""
+    logging.set_verbosity(logging.WARNING)
+    standard_logging.getLogger("keras_sdd").setLevel("INFO")  # what it does with the teacher
+    # Several networks, each traced once: TensorFlow takes that for one traced in vain.
+    standard_logging.getLogger("tensorflow").setLevel("ERROR")
 
 
 def _parse_flags(argv):
@@ -66,7 +77,7 @@ def _parse_flags(argv):
 def _describe_unknown_keys(argv):
     """Return a message that names the overridden keys that no config has, and the near ones."""
     path = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
-    keys = list(config_keys.flatten(_load_config(path)))
+    keys = list(config_keys.flatten(load_config(path)))
     received = [x[1] for x in map(re.compile(r"--?config\.([^=]+)").match, argv) if x]
     try:
         for key in received:
@@ -76,7 +87,7 @@ def _describe_unknown_keys(argv):
     return f"A key of the config was refused. Received: {', '.join(received)}"
 
 
-def _load_config(path, **presets):
+def load_config(path, **presets):
     """Call `get_config` of `"FILE:ARG"`."""
     file, *arg = path.split(":", 1)
     spec = importlib.util.spec_from_file_location("config_file", file)
@@ -93,7 +104,7 @@ def read_config():
     if not presets:
         return flags.FLAGS.config
     try:
-        config = _load_config(config_flags.get_config_filename(flag), **presets)
+        config = load_config(config_flags.get_config_filename(flag), **presets)
     except LookupError as error:
         raise SetupError(error) from error
     config.update_from_flattened_dict(overrides)

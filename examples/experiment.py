@@ -200,10 +200,12 @@ def _train(config, workdir, devices, build_model):
         verbose=verbose,
     )
     devices.leave()
-    teacher, jit_compile = getattr(model, "teacher", None), machine.choose_jit_compile(config)
-    measured = measures.measure_run(
-        workdir, load_test_data(config), jit_compile, teacher, config.get("teacher_cache")
-    )
+    measured = {}
+    if config.test:
+        teacher, jit_compile = getattr(model, "teacher", None), machine.choose_jit_compile(config)
+        measured = measures.measure_run(
+            workdir, load_test_data(config), jit_compile, teacher, config.get("teacher_cache")
+        )
     if not devices.is_main:
         return None
     result = records.write_result(workdir, config, network.count_params(), measured)
@@ -242,6 +244,9 @@ def start_records(config, workdir, devices):
 def report(result, workdir):
     """Print what a run came to; nothing if the run is another process's."""
     if result is None:
+        return
+    if "last_accuracy" not in result:
+        print(f"{result['cell']}: {result['last_validation_accuracy']:.2f} % of validation images")
         return
     paper = None if result["smoke"] else result["paper_accuracy"]
     print(

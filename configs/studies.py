@@ -1,0 +1,89 @@
+"""Studies of our own: grids of methods, networks and seeds that examples/study.py runs and reports.
+
+    python examples/study.py --config=configs/studies.py:digits
+
+Its keys can be overridden as those of any config, for example --config.seeds=3. `own` is for data
+of your own, --config.data.dataset=FILE.npz. Every arm of a study is a method of configs/methods.py;
+a variant is an arm that changes something of it.
+"""
+
+from ml_collections import config_dict
+
+from configs import recipes
+
+_METHODS = (
+    *("ce", "kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd", "lskd_kd", "sd_lskd_kd"),
+    *("dist", "sd_dist", "sp", "at", "sd_kd+sp", "sd_kd+crd"),
+)
+_SDD = "terms.distillation_loss."
+# Of SD-KD: the paper's Tables 6 to 8, and what else it is made of.
+_ABLATIONS = {
+    "consistent only": {_SDD + "complementary_weight": 0.0},
+    "complementary only": {_SDD + "consistent_weight": 0.0},
+    "M={1,2}": {_SDD + "scales": (1, 2)},
+    "M={1,4}": {_SDD + "scales": (1, 4)},
+    "M={2}": {_SDD + "scales": (2,)},
+    "M={4}": {_SDD + "scales": (4,)},
+    "M={1,2,4,8}": {_SDD + "scales": (1, 2, 4, 8)},
+    "beta=1": {_SDD + "complementary_weight": 1.0},
+    "beta=4": {_SDD + "complementary_weight": 4.0},
+    "beta=6": {_SDD + "complementary_weight": 6.0},
+    "beta=8": {_SDD + "complementary_weight": 8.0},
+    "global consistency": {_SDD + "consistency": "global"},
+    "sum": {_SDD + "reduction": "sum"},
+    "mean of scales": {_SDD + "reduction": "mean_of_scales"},
+    "direct, M={1,3}": {_SDD + "pooling": "direct", _SDD + "scales": (1, 3)},
+    "nested, M={1,3}": {_SDD + "scales": (1, 3)},
+    "warm-up of 6 epochs": {_SDD + "warmup_epochs": 6},
+    "weight x 2": {_SDD + "weight": 1.8},
+    "weight x 4": {_SDD + "weight": 3.6},
+}
+_SCENES = ("cnn_16_32_64_64,cnn_8_16_32",)
+# experiments: config file of the pairs. teachers: of all pairs, files of trained teachers; empty
+# for those that the study trains. data: keys of the configs of teachers and students. settings:
+# of those of students. trials: with which each arm is tuned on validation images, 0 for none.
+_STUDY = {
+    "seeds": 5,
+    "variants": {},
+    "teachers": (),
+    "settings": {},
+    "trials": 0,
+}
+STUDIES = {
+    "digits": {
+        "experiments": "digit_scenes",
+        "pairs": _SCENES,
+        "methods": _METHODS,
+        "seeds": 10,
+    },
+    "garments": {"experiments": "garment_scenes", "pairs": _SCENES, "methods": _METHODS},
+    "fashion": {
+        "experiments": "fashion_mnist",
+        "pairs": ("cnn_32_64_128_128,cnn_8_16_32", "wrn_16_2,cnn_8_16_32"),
+        "methods": _METHODS,
+    },
+    "ablations": {
+        "experiments": "digit_scenes",
+        "pairs": _SCENES,
+        "methods": ("kd", "sd_kd", "class_averaged", "class_decoupled"),
+        "variants": {name: {"method": "sd_kd"} | x for name, x in _ABLATIONS.items()},
+    },
+    "own": {
+        "experiments": "own_data",
+        "pairs": _SCENES,
+        "methods": ("ce", "kd", "sd_kd", "dkd", "sd_dkd"),
+    },
+}
+
+
+def get_config(name=""):
+    """Return the config of a study.
+
+    Raises:
+        LookupError: for an unknown study, with the near ones.
+    """
+    values = _STUDY | STUDIES[recipes.pick("study", name, STUDIES)] | {"name": name}
+    data = {"dataset": "", "data_dir": "", "validation_examples": 0}  # empty: as in the experiments
+    config = config_dict.ConfigDict(values, convert_dict=False)  # keys of variants have dots
+    config.data = config_dict.ConfigDict(data)
+    return config.lock()
