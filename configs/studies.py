@@ -49,18 +49,26 @@ _STUDY = {
     "settings": {},
     "trials": 0,
 }
+_TRIALS = 5
 STUDIES = {
     "digits": {
         "experiments": "digit_scenes",
         "pairs": _SCENES,
         "methods": _METHODS,
         "seeds": 10,
+        "trials": _TRIALS,
     },
-    "garments": {"experiments": "garment_scenes", "pairs": _SCENES, "methods": _METHODS},
+    "garments": {
+        "experiments": "garment_scenes",
+        "pairs": _SCENES,
+        "methods": _METHODS,
+        "trials": _TRIALS,
+    },
     "fashion": {
         "experiments": "fashion_mnist",
         "pairs": ("cnn_32_64_128_128,cnn_8_16_32", "wrn_16_2,cnn_8_16_32"),
         "methods": _METHODS,
+        "trials": _TRIALS,
     },
     "ablations": {
         "experiments": "digit_scenes",

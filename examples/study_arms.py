@@ -134,30 +134,20 @@ class Layout:
         where = student if arm.method == "ce" else pair.replace(",", "-")
         changes = self.data | dict(self.study.settings) | arm.changes
         changes |= self.tuned.get(pair, {}).get(arm.name, {}) | {"seed": seed} | (further or {})
-        name = re.sub(r"[^\w.+=-]+", "_", arm.name)
+        name = re.sub(r"[^\w.+=/-]+", "_", arm.name)
+        workdir = self.folder / folder / where / name / f"seed{seed}"
         if arm.method == "ce":
-            return Run(
-                f"{self.file}:{student}",
-                changes,
-                self.folder / folder / where / name / f"seed{seed}",
-            )
+            return Run(f"{self.file}:{student}", changes, workdir)
         changes["teacher_checkpoint"] = self.find_teacher(pair)
-        run = Run(
-            f"{self.file}:{pair},{arm.method}",
-            changes,
-            self.folder / folder / where / name / f"seed{seed}",
-        )
+        run = Run(f"{self.file}:{pair},{arm.method}", changes, workdir)
         if not run.load_config().augment:  # an image always looks the same
             changes["teacher_cache"] = str(self.folder / "cache" / where / name)
         return run
 
     def list_runs(self, seed):
         """Return the runs of all pairs and arms with a seed, those that pairs share once."""
-        runs = [
-            self.make_run(pair, arm, seed)
-            for pair in self.study.pairs
-            for arm in self.arms.values()
-        ]
+        lines = itertools.product(self.study.pairs, self.arms.values())
+        runs = [self.make_run(pair, arm, seed) for pair, arm in lines]
         return list({run.workdir: run for run in runs}.values())
 
 

@@ -124,8 +124,8 @@ def format_report(layout, lines, found, problems):
         f"# {study.name}",
         f"`python examples/study.py --config=configs/studies.py:{study.name}`: "
         f"experiments of `{layout.file}`. Accuracy on the test images after the last epoch; "
-        "differences are paired by seed, with Student's interval and the p of a paired t-test after "
-        f"Holm's correction for the {len(found)} comparisons here.",
+        "differences are paired by seed, with Student's interval and the p of a paired t-test "
+        f"after Holm's correction for the {len(found)} comparisons here.",
     ]
     for pair in study.pairs:
         rows = [make_row(x, found.get((pair, x.arm.name))) for x in lines if x.pair == pair]

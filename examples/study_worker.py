@@ -1,7 +1,7 @@
 """A process of a study: it runs what its standard input says, line by line, and ends with it.
 
-A line is JSON: `config` (FILE:ARG), `changes` of its keys, `workdir` and the file `log` for what the
-run prints. The answer is a line as well, `{"error": null}` or what went wrong.
+A line is JSON: `config` (FILE:ARG), `changes` of its keys, `workdir` and the file `log` for what
+the run prints. The answer is a line as well, `{"error": null}` or what went wrong.
 """
 
 import gc
