@@ -166,6 +166,8 @@ class Experiments:
             "teacher_checkpoint": f"teachers/{self.name}/{teacher}.keras",
             "fold_teacher": True,
             "teacher_dtype": None,
+            # How many of the training images have a label, the first ones; None for all.
+            "labelled_examples": None,
             # Folder for the teacher's cells: they are computed once. Needs augment=False.
             "teacher_cache": None,
             **add_methods(method, settings | (_SMOKE_SETTINGS if smoke else {})),
@@ -282,7 +284,7 @@ def _to_config(values, smoke):
             values["teacher_checkpoint"] = ""  # a teacher of random weights
     optional = {"num_classes": int, "image_size": int}
     optional |= {"num_examples": int, "data_dir": str, "teacher_dtype": str}
-    optional |= {"teacher_cache": str}
+    optional |= {"teacher_cache": str, "labelled_examples": int}
     optional |= {"paper_accuracy": float, "paper_top5_accuracy": float}
     for key in optional.keys() & values.keys():  # typed, so that flags can set them
         kind = optional[key]

@@ -27,6 +27,7 @@ def load_data(config):
     No image of the test set is among them, unless the config's protocol is the authors'.
     """
     options = {"augment": config.augment, "num_examples": config.num_examples}
+    options["labelled_examples"] = config.get("labelled_examples")
     try:
         options["with_ids"] = has_cache(config) or term_rows.need_ids(config)
         if recipes.pick("protocol", config.protocol, recipes.PROTOCOLS) == "authors":
@@ -104,6 +105,7 @@ def build_distiller(config, teacher, student, steps_per_epoch, num_samples):
         student_loss_weight=config.student_loss_weight,
         fold_teacher=config.fold_teacher,
         teacher_dtype=config.teacher_dtype or None,
+        ignore_class=-1 if config.labelled_examples else None,
     )
 
 

@@ -83,8 +83,11 @@ class Sweep:
                 search.add_trial(optuna.trial.create_trial(value=value, **params))
 
     def choose(self):
-        """Return the changes of the best trial."""
-        return self.scale_weights(self.open().best_trial.params["factor"])
+        """Return the changes of the best trial, none if all failed."""
+        done = self.open().get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        if not done:
+            return {}
+        return self.scale_weights(max(done, key=lambda trial: trial.value).params["factor"])
 
 
 def list_sweeps(layout):
@@ -93,7 +96,10 @@ def list_sweeps(layout):
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     arms = [arm for arm in layout.arms.values() if arm.method != "ce"]
-    return [Sweep(layout, pair, arm) for pair in layout.study.pairs for arm in arms]
+    sweeps = [Sweep(layout, pair, arm) for pair in layout.study.pairs for arm in arms]
+    for sweep in sweeps:
+        sweep.open()  # one after the other, as each may make the tables of the file
+    return sweeps
 
 
 def read_choices(layout, sweeps):

@@ -90,6 +90,7 @@ def load(
     data_format=None,
     validation_examples=0,
     validation_seed=0,
+    labelled_examples=None,
 ):
     """Load a split of a data set with its recipe's augmentation and normalization.
 
@@ -127,6 +128,8 @@ def load(
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         validation_examples: how many training images `"validation"` has and `"train"` lacks.
         validation_seed: integer that decides which these are.
+        labelled_examples: how many of the first examples keep their label; the others get -1,
+            which a distiller leaves out with `ignore_class=-1`. By default all.
 
     Returns:
         A finite `tf.data.Dataset` of (images, labels) for any backend's `fit`: images
@@ -147,8 +150,8 @@ def load(
     check_integers(1, batch_size=batch_size, image_size=size, num_classes=classes)
     check_integers(0, seed=seed, first_epoch=first_epoch, validation_seed=validation_seed)
     check_integers(int(split == "validation"), validation_examples=validation_examples)
-    if num_examples is not None:
-        check_integers(1, num_examples=num_examples)
+    counts = {"num_examples": num_examples, "labelled_examples": labelled_examples}
+    check_integers(1, **{key: count for key, count in counts.items() if count is not None})
     if name != "synthetic" and classes != spec["num_classes"]:
         raise ValueError(
             f"{name} has {spec['num_classes']} classes; only those of `synthetic` can be chosen. "
@@ -173,7 +176,7 @@ def load(
         _check_held_out(source.num_examples, validation_examples)
         source.hold_out(validation_examples, validation_seed, split, num_examples)
     _check_amount(source.num_examples, num_examples, batch_size, drop_remainder)
-    finish = make_finish(spec, dtype, data_format, with_ids)
+    finish = make_finish(spec, dtype, data_format, with_ids, labelled_examples)
     return build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish)
 
 

@@ -181,7 +181,7 @@ def _uneven(num_devices):
     )
 
 
-def make_finish(spec, dtype, data_format, with_ids):
+def make_finish(spec, dtype, data_format, with_ids, labelled_examples=None):
     """Return the function from (images, labels, ids) to what `load` hands out."""
 
     def finish(images, labels, ids):
@@ -189,6 +189,8 @@ def make_finish(spec, dtype, data_format, with_ids):
             images = augmentation.normalize(images, spec["mean"], spec["std"])
         if data_format == "channels_first":
             images = tf.transpose(images, (0, 3, 1, 2))
+        if labelled_examples is not None:
+            labels = tf.where(ids < labelled_examples, labels, -1)
         return images, {"labels": labels, "ids": ids} if with_ids else labels
 
     return finish
