@@ -4,7 +4,7 @@
 
 Its keys can be overridden as those of any config, for example --config.seeds=3. `own` is for data
 of your own, --config.data.dataset=FILE.npz. Every arm of a study is a method of configs/methods.py;
-a variant is an arm that changes something of it.
+a variant is an arm that changes something of it; it is compared with `against`, or else its method.
 """
 
 from ml_collections import config_dict
@@ -39,6 +39,24 @@ _ABLATIONS = {
     "weight x 4": {_SDD + "weight": 3.6},
 }
 _SCENES = ("cnn_16_32_64_64,cnn_8_16_32",)
+
+
+def _use_unlabelled(count, epochs):
+    """Return the arms of a study with `count` labels, and no labels of the other images."""
+    milestones = tuple(round(part * epochs) for part in (0.6, 0.8, 0.95))
+    few = {"num_examples": count, "epochs": epochs, "milestones": milestones}
+    everything = {"num_examples": None, "labelled_examples": count}
+    everything |= {"epochs": 8, "milestones": (5, 6, 7)}
+    text = f", {count} labels"
+    plain, kd = f"labels only{text}", f"KD on all{text}"
+    return {
+        plain: {"method": "ce", **few},
+        kd: {"method": "kd", "against": plain, **everything},
+        f"SD-KD on all{text}": {"method": "sd_kd", "against": kd, **everything},
+        f"SD-KD on the labelled{text}": {"method": "sd_kd", "against": plain, **few},
+    }
+
+
 # experiments: config file of the pairs. teachers: of all pairs, files of trained teachers; empty
 # for those that the study trains. data: keys of the configs of teachers and students. settings:
 # of those of students. trials: with which each arm is tuned on validation images, 0 for none.
@@ -75,6 +93,17 @@ STUDIES = {
         "pairs": _SCENES,
         "methods": ("kd", "sd_kd", "class_averaged", "class_decoupled"),
         "variants": {name: {"method": "sd_kd"} | x for name, x in _ABLATIONS.items()},
+    },
+    "unlabelled": {
+        "experiments": "fashion_mnist",
+        "pairs": ("cnn_32_64_128_128,cnn_8_16_32",),
+        "methods": (),
+        # Epochs of few images are short.
+        "variants": {
+            **_use_unlabelled(200, 200),
+            **_use_unlabelled(500, 100),
+            **_use_unlabelled(2000, 50),
+        },
     },
     "own": {
         "experiments": "own_data",

@@ -74,7 +74,8 @@ def list_arms(study, grid=None):
     for name, changes in study.variants.items():
         changes = dict(changes)
         method = changes.pop("method")
-        arms[name] = Arm(name, method, changes, method if method in arms else "")
+        against = changes.pop("against", method if method in study.methods else "")
+        arms[name] = Arm(name, method, changes, against)
     return arms
 
 
