@@ -64,11 +64,13 @@ def _parse_flags(argv):
 def _describe_unknown_keys(argv):
     """Return a message that names the overridden keys that no config has, and the near ones."""
     path = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
-    keys = list(config_keys.flatten(_load_config(path)))
+    config = _load_config(path)
+    keys, (file, arg) = list(config_keys.flatten(config)), config.cell.split(":")
+    listed = f'python -c "from configs import {file}; print({file}.get_config({arg!r}))"'
     received = [x[1] for x in map(re.compile(r"--?config\.([^=]+)").match, argv) if x]
     try:
         for key in received:
-            recipes.pick("key of the config", key, keys)
+            recipes.pick("key of the config", key, keys, listed)
     except LookupError as error:
         return f"{error}"
     return f"A key of the config was refused. Received: {', '.join(received)}"

@@ -613,6 +613,8 @@ def test_presets_yield_to_other_overrides():
     ("arguments", "message"),
     [
         ([CONFIG, "--config.epoch=3"], "Near: epochs"),
+        ([CONFIG, "--config.wd=3"], "Near: weight_decay. All: python -c "),
+        ([CONFIG, "--config.qqq=3"], "Near: none. All: python -c "),
         (
             [*CONFIG.split("="), "--config.terms.distillation_loss.loss.gama=3"],
             "Near: terms.distillation_loss.loss.gamma",

@@ -129,7 +129,7 @@ def load(
         ImportError: if TensorFlow or TensorFlow Datasets is missing.
         FileNotFoundError: if the data set is not prepared, with the command that prepares it.
     """
-    spec = DATASETS[check_known("data set", "name", name, DATASETS)]
+    spec = DATASETS[check_known("data set", "name", name, DATASETS, "keras_sdd.data.DATASETS")]
     size = spec["input_shape"][0] if image_size is None else image_size
     classes = spec["num_classes"] if num_classes is None else num_classes
     data_format = data_format or keras.config.image_data_format()
@@ -177,7 +177,7 @@ def normalization(name, data_format=None):
     Raises:
         ValueError: for an unknown `name`, naming near ones.
     """
-    spec = DATASETS[check_known("data set", "name", name, DATASETS)]
+    spec = DATASETS[check_known("data set", "name", name, DATASETS, "keras_sdd.data.DATASETS")]
     data_format = data_format or keras.config.image_data_format()
     check_word("data_format", data_format, ("channels_last", "channels_first"))
     return keras.layers.Normalization(
