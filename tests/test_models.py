@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from backends import BACKEND
 from keras import layers, ops
 from networks import FIXTURES, RECORDS, build_empty, build_filled, zero_initialization
 
@@ -80,9 +81,15 @@ def assert_near(actual, expected, tolerance=1e-4):
     assert error < tolerance
 
 
+# JAX compiles every network for each format, and what its layers do with them shows in few.
+ON_JAX = ("cifar100/resnet8x4", "cifar100/mobilenet_v2", "cifar100/shufflenet_v1", "cub200/vgg13")
+
+
 @pytest.mark.parametrize("data_format", DATA_FORMATS)
 @pytest.mark.parametrize("name", RECORDS)
 def test_outputs_equal_the_recorded_ones(name, data_format):
+    if BACKEND == "jax" and data_format == "channels_first" and name not in ON_JAX:
+        pytest.skip("its layers are in other networks")
     record = RECORDS[name]
     model = build_filled(name, data_format=data_format)
     assert count_trainable(model) == record["parameters"]
@@ -134,6 +141,7 @@ INITIALIZATIONS = [
 ]
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="Keras's initializers, alike on all backends")
 @pytest.mark.parametrize(("name", "layer", "deviation", "bias_bound"), INITIALIZATIONS)
 def test_initialization(name, layer, deviation, bias_bound):
     layer = build_empty(name, input_shape=(32, 32, 3)).get_layer(layer)
