@@ -81,6 +81,7 @@ def assert_near(actual, expected, tolerance=1e-4):
     assert error < tolerance
 
 
+on_one = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 # JAX compiles every network for each format, and what its layers do with them shows in few.
 ON_JAX = ("cifar100/resnet8x4", "cifar100/mobilenet_v2", "cifar100/shufflenet_v1", "cub200/vgg13")
 
@@ -115,6 +116,7 @@ def test_every_network_has_a_row():
     assert {*RECORDS, *PARAMETERS} == set(models.MODELS)
 
 
+@on_one
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts(name):
     assert count_trainable(build_empty(name)) == PARAMETERS[name]
@@ -141,7 +143,7 @@ INITIALIZATIONS = [
 ]
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="Keras's initializers, alike on all backends")
+@on_one
 @pytest.mark.parametrize(("name", "layer", "deviation", "bias_bound"), INITIALIZATIONS)
 def test_initialization(name, layer, deviation, bias_bound):
     layer = build_empty(name, input_shape=(32, 32, 3)).get_layer(layer)
@@ -218,6 +220,7 @@ SIZES = [
 ]
 
 
+@on_one
 @pytest.mark.parametrize(("name", "size", "last"), SIZES)
 def test_sizes_channels_and_classes(name, size, last):
     model = build_empty(name, 7, (*size, 1), "channels_last")
@@ -257,6 +260,7 @@ def test_bad_arguments(arguments, message):
         models.build("cifar100/resnet8", **arguments)
 
 
+@on_one
 @pytest.mark.parametrize("name", ["cifar100/shufflenet_v1", "cifar100/shufflenet_v2"])
 def test_a_saved_network_comes_back_equal(name, tmp_path):
     model = build_filled(name, data_format="channels_last")
