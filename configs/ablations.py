@@ -71,7 +71,7 @@ def get_config(arg="", reading="official", smoke=False):
         LookupError: for an unknown cell or reading, with the near ones.
     """
     cells = {cell: (table, figure) for table in TABLES for cell, figure in TABLES[table].items()}
-    table, figure = cells[recipes.pick("cell of Tables 6 to 8", arg, cells)]
+    table, figure = cells[recipes.pick("cell of Tables 6 to 8", arg, cells, "configs/ablations.py")]
     _, teacher, student, setting = arg.split(",")
     config = cifar100.get_config(f"{teacher},{student},sd_kd", reading, smoke)
     config.update(cell=f"ablations:{arg}", table=table, paper_accuracy=figure)

@@ -111,11 +111,12 @@ class Experiments:
         if words[2:] and words[2:] != ["ce"]:
             find_methods(",".join(words[2:]))
         if words[2:]:
-            pick("pair", ",".join(words[:2]), self.pairs)
+            pick("pair", ",".join(words[:2]), self.pairs, f"configs/{self.name}.py")
         if words[2:] == ["ce"]:
             words = [words[1]]
         if len(words) == 1:
-            pick("network or TEACHER,STUDENT,METHOD", words[0], self.networks)
+            kind = "network or TEACHER,STUDENT,METHOD"
+            pick(kind, words[0], self.networks, f"configs/{self.name}.py")
             values = self._train_with_labels(words[0], reading)
         else:
             if len(words) == 2:
@@ -190,7 +191,8 @@ def find_methods(name):
     Raises:
         LookupError: for an unknown one, with the near ones.
     """
-    return [pick("method", part, methods.METHODS) for part in name.split("+")]
+    parts = name.split("+")
+    return [pick("method", part, methods.METHODS, "configs/methods.py") for part in parts]
 
 
 def add_methods(name, settings):
@@ -258,8 +260,8 @@ def name_cells(pairs, rows, file=""):
     }
 
 
-def pick(kind, received, known):
-    """Return `received` if it is one of `known`.
+def pick(kind, received, known, listed_in=None):
+    """Return `received` if it is one of `known`, all of which are in `listed_in`.
 
     Raises:
         LookupError: otherwise, with the near ones.
@@ -269,7 +271,9 @@ def pick(kind, received, known):
     from keras_sdd._checks import find_near  # brings Keras, which only an error may do
 
     near = find_near(received, known, cutoff=0.5)  # names of networks share many letters
-    raise LookupError(f"Unknown {kind}. Near: {'; '.join(near)}. Received: {received!r}")
+    near = "; ".join(near) or "none"
+    where = f" All: {listed_in}." if listed_in else ""
+    raise LookupError(f"Unknown {kind}. Near: {near}.{where} Received: {received!r}")
 
 
 def _to_config(values, smoke):

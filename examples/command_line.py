@@ -78,10 +78,13 @@ def _describe_unknown_keys(argv):
     """Return a message that names the overridden keys that no config has, and the near ones."""
     path = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
     keys = list(config_keys.flatten(load_config(path)))
+    file, _, arg = path.partition(":")
+    module = pathlib.Path(file).stem
+    listed = f'python -c "from configs import {module}; print({module}.get_config({arg!r}))"'
     received = [x[1] for x in map(re.compile(r"--?config\.([^=]+)").match, argv) if x]
     try:
         for key in received:
-            recipes.pick("key of the config", key, keys)
+            recipes.pick("key of the config", key, keys, listed)
     except LookupError as error:
         return f"{error}"
     return f"A key of the config was refused. Received: {', '.join(received)}"

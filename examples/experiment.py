@@ -5,7 +5,9 @@ import os
 import pathlib
 import sys
 import tempfile
+import zipfile
 
+import folder_lock
 import keras
 import machine
 import measures
@@ -76,7 +78,10 @@ def load_network(path, config, name, image_shape):
     if not path.is_file():
         raise SetupError(f"There is no such file. Received: {str(path)!r}")
     if path.suffix == ".keras":
-        return keras.saving.load_model(path, compile=False)
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except (KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise SetupError(f"{path} is not a network that Keras can read: {error}") from error
     return converters.load_torch_state_dict(build_network(config, name, image_shape), path)
 
 
@@ -151,16 +156,20 @@ def train(config, workdir, devices, build_model):
         SetupError: for what the person at the keyboard can put right, as a folder in use.
     """
     try:
-        records.check_workdir(workdir, config)
-        if (workdir / "result.json").exists():
-            if devices.is_main:
-                print(f"{workdir} holds a finished run; remove it to run it again.")
-            return records.read_json(workdir / "result.json")
-        held = records.lock_workdir(workdir) if devices.is_main else contextlib.nullcontext()
-        with held:
-            return _train(config, workdir, devices, build_model)
+        result = records.find_result(workdir, config)
+        if result is None:
+            held = (
+                folder_lock.lock_workdir(workdir) if devices.is_main else contextlib.nullcontext()
+            )
+            with held:
+                result = records.find_result(workdir, config)  # of a run that has just ended
+                if result is None:
+                    return _train(config, workdir, devices, build_model)
     except records.FolderError as error:
         raise SetupError(error) from error
+    if devices.is_main:
+        print(f"{workdir} holds a finished run; remove it to run it again.")
+    return result
 
 
 def _train(config, workdir, devices, build_model):

@@ -5,19 +5,22 @@ log.csv, tensorboard/        every epoch; TensorBoard's only if it is installed
 best.keras, last.keras       the student, or the network trained with labels only
 state/                       all that the next epoch needs; gone when the run is finished
 result.json                  written last: a run that has it is finished
-lock                         held by the process that writes, whose id it holds
+lock                         held by the process that writes, which it names
 
 A killed run goes on at the start of the epoch that broke, which gives the weights of an unbroken
 run, as the data of an epoch depend on its number alone. Every file that decides this is put in
-place in one piece. `keras.callbacks.BackupAndRestore` is not used: it writes weights and epoch one
-after the other, so that a kill between them repeats an epoch, and with a `save_freq` in batches it
-takes the weights of mid-epoch to the first batch of that epoch.
+place in one piece. An epoch is logged before its state is saved, and its networks after: whenever a
+kill comes, the log has every epoch of the state, and networks that it cost are saved again. A
+folder in which this does not hold was damaged from outside, and is refused.
+`keras.callbacks.BackupAndRestore` is not used: it writes weights and epoch one after the other, so
+that a kill between them repeats an epoch, and with a `save_freq` in batches it takes the weights of
+mid-epoch to the first batch of that epoch.
 """
 
-import contextlib
 import csv
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -26,19 +29,17 @@ import re
 import shutil
 import subprocess
 import time
+import zipfile
 
 import config_keys
 import keras
-
-try:
-    import fcntl
-except ImportError:  # on Windows, where nobody notices two runs in one folder
-    fcntl = None  # type: ignore[assignment]
+from folder_lock import FolderError
 
 # Keys of a config that say where data lie, not what runs.
 PLACES = ("data_dir", "teacher_cache")
 _PACKAGES = ("keras", "numpy", "tensorflow", "jax", "torch", "tensorflow-datasets")
 _STATE = re.compile(r"epoch_(\d+)\.weights\.h5")
+_REMEDY = "Put the file back from a copy, or remove the folder to run it again from the start"
 
 
 class SaveState(keras.callbacks.Callback):
@@ -60,7 +61,19 @@ class SaveState(keras.callbacks.Callback):
 
 
 class SaveStudent(keras.callbacks.ModelCheckpoint):
-    """`ModelCheckpoint` of the student of a distiller, or of the model itself."""
+    """`ModelCheckpoint` of the student of a distiller, or of the model itself.
+
+    Args:
+        again: whether to save what a run goes on from, too: a kill may have come before.
+    """
+
+    def __init__(self, filepath, again=False, **options):
+        super().__init__(filepath, **options)
+        self.again = again
+
+    def on_train_begin(self, logs=None):
+        if self.again:
+            self.model.save(self.filepath)
 
     def set_model(self, model):
         super().set_model(getattr(model, "student", model))
@@ -78,51 +91,29 @@ class LogTraining(keras.callbacks.Callback):
         logs["seconds"] = time.perf_counter() - self.started
 
 
-class FolderError(ValueError):
-    """A folder that a run cannot use."""
-
-
-@contextlib.contextmanager
-def lock_workdir(workdir):
-    """Make the folder of a run, and hold it as long as the block lasts, or this process.
+def find_result(workdir, config):
+    """Return the result of a folder's finished run of this config, or None if it has none.
 
     Raises:
-        FolderError: if another process holds it, naming that.
+        FolderError: if it holds a run of another config, naming the keys, or a damaged one.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / "lock", "a+") as file:  # not emptied before it is held
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise FolderError(
-                "Another run is in this folder; wait for it, end it, or give another --workdir. "
-                f"Received: workdir={str(workdir)!r}, in use by {file.read() or 'a process'}"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            if [path.name for path in workdir.iterdir()] == ["lock"]:  # nothing came of it
-                (workdir / "lock").unlink()
-                workdir.rmdir()
-
-
-def check_workdir(workdir, config):
-    """Raise a FolderError if a folder holds a run of another config, naming the keys."""
-    if not (workdir / "config.json").exists():
-        return
-    differing = config_keys.find_changes(read_json(workdir / "config.json"), config, PLACES)
+    config_path, result_path = workdir / "config.json", workdir / "result.json"
+    if not config_path.exists():
+        if result_path.exists() or count_finished_epochs(workdir):
+            raise FolderError(f"A run without its config. {_REMEDY}. Missing: {config_path}")
+        return None
+    differing = config_keys.find_changes(read_json(config_path), config, PLACES)
     if differing:
         raise FolderError(
             f"{workdir} holds a run of another config; give another --workdir or remove it. "
             f"Keys that differ: {', '.join(differing)}"
         )
+    if not result_path.exists():
+        return None
+    result = read_json(result_path)
+    if any(result.get(key) != config[key] for key in ("cell", "reading", "seed", "epochs")):
+        raise FolderError(f"A result that is not of the config beside it. {_REMEDY}: {result_path}")
+    return result
 
 
 def write_setup(workdir, config, device):
@@ -168,16 +159,26 @@ def find_commit():
 
 def count_finished_epochs(workdir):
     """Return the number of epochs that a run has finished."""
-    names = [path.name for path in (workdir / "state").glob("epoch_*")]
-    return max((int(_STATE.fullmatch(name)[1]) for name in names), default=0)
+    names = (_STATE.fullmatch(path.name) for path in (workdir / "state").glob("epoch_*"))
+    return max((int(name[1]) for name in names if name), default=0)
 
 
 def restore_state(model, workdir):
-    """Put a compiled model into the state of the last finished epoch, if there is one."""
+    """Put a compiled model into the state of the last finished epoch, if there is one.
+
+    Raises:
+        FolderError: if the file is damaged, or of another model.
+    """
     epochs = count_finished_epochs(workdir)
-    if epochs:
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(workdir / "state" / f"epoch_{epochs}.weights.h5")
+    if not epochs:
+        return
+    path = workdir / "state" / f"epoch_{epochs}.weights.h5"
+    model.optimizer.build(model.trainable_variables)
+    try:
+        model.load_weights(path)
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise FolderError(f"{path} is damaged: {reason} {_REMEDY}.") from error
 
 
 def remove_state(workdir):
@@ -185,42 +186,81 @@ def remove_state(workdir):
     shutil.rmtree(workdir / "state", ignore_errors=True)
 
 
-def read_log(workdir):
-    """Return the finished epochs, one dict of numbers each."""
+def read_log(workdir, epochs=None):
+    """Return the first `epochs` that were logged, or all, one dict of numbers each.
+
+    Raises:
+        FolderError: if something else than numbers is there.
+    """
     path = workdir / "log.csv"
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    return [{key: float(value) for key, value in row.items()} for row in rows]
+    with open(path, errors="replace") as file:
+        # What was cut off is left out: half a number is a number, too.
+        lines = [line for line in file if line.endswith("\n")]
+    try:
+        rows = itertools.islice(csv.DictReader(lines), epochs)
+        return [{key: float(value) for key, value in row.items()} for row in rows]
+    except (csv.Error, TypeError, ValueError) as error:
+        raise FolderError(f"{path} is damaged: {error}. {_REMEDY}.") from error
 
 
 def rewind_log(workdir):
-    """Drop what an epoch that was not finished has logged, and return the others."""
-    rows = read_log(workdir)[: count_finished_epochs(workdir)]
-    path = workdir / "log.csv"
-    if rows:
-        lines = path.read_text().splitlines(keepends=True)[: len(rows) + 1]
-        write_text(path, "".join(lines))
-    else:
+    """Drop what an epoch that was not finished has logged, and return the others.
+
+    Raises:
+        FolderError: if some of the others are missing.
+    """
+    path, finished = workdir / "log.csv", count_finished_epochs(workdir)
+    if not finished:
         path.unlink(missing_ok=True)
+        return []
+    rows = read_log(workdir, finished)
+    whole = [row for row in rows if "val_accuracy" in row]
+    if [row.get("epoch") for row in whole] != list(range(finished)):
+        raise FolderError(
+            f"{path} is damaged: it lacks some of the {finished} epochs that the run has finished, "
+            f"so that its best one is not known. {_REMEDY}."
+        )
+    lines = path.read_text().splitlines(keepends=True)[: finished + 1]
+    write_text(path, "".join(lines))
     return rows
 
 
 def make_callbacks(workdir, rows):
-    """Return the callbacks of a run that has finished the epochs `rows`, the state's last."""
-    best = max((row["val_accuracy"] for row in rows), default=None)
-    monitor = {"monitor": "val_accuracy", "mode": "max", "initial_value_threshold": best}
+    """Return the callbacks of a run that has finished the epochs `rows`, the state's last.
+
+    Raises:
+        FolderError: if the best network of these is missing or damaged.
+    """
+    best = max(rows, key=lambda row: row["val_accuracy"], default=None)
+    monitor = {"monitor": "val_accuracy", "mode": "max", "save_best_only": True}
+    if best:
+        monitor |= {"initial_value_threshold": best["val_accuracy"], "again": best is rows[-1]}
+    if best and best is not rows[-1]:
+        check_network(workdir / "best.keras")
     callbacks = [
         LogTraining(),
         keras.callbacks.CSVLogger(workdir / "log.csv", append=bool(rows)),
-        SaveStudent(workdir / "best.keras", save_best_only=True, **monitor),
-        SaveStudent(workdir / "last.keras"),
+        SaveState(workdir / "state"),
+        SaveStudent(workdir / "best.keras", **monitor),
+        SaveStudent(workdir / "last.keras", again=bool(rows)),
     ]
     if importlib.util.find_spec("tensorboard"):
         folder = str(workdir / "tensorboard")
         callbacks.append(keras.callbacks.TensorBoard(folder, write_graph=False))
-    return [*callbacks, SaveState(workdir / "state")]
+    return callbacks
+
+
+def check_network(path):
+    """Raise a FolderError if a `.keras` file of an earlier epoch is missing or damaged."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            fault = file.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        fault = error
+    if fault:
+        raise FolderError(f"{path} is missing or damaged: {fault}. {_REMEDY}.")
 
 
 def write_result(workdir, config, parameters, measured):
@@ -248,8 +288,18 @@ def write_result(workdir, config, parameters, measured):
 
 
 def read_json(path):
-    """Return what a JSON file holds."""
-    return json.loads(path.read_text())
+    """Return the dict that a JSON file of a run holds.
+
+    Raises:
+        FolderError: if it holds something else.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{path} is damaged: {error}. {_REMEDY}.") from error
+    if not isinstance(values, dict):
+        raise FolderError(f"{path} is damaged: it holds no JSON object. {_REMEDY}.")
+    return values
 
 
 def write_json(path, values):

@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 import command_line
-import records
+import folder_lock
 import study_arms
 import study_report
 import study_tuning
@@ -64,7 +64,7 @@ def run_and_report(study):
         layout = study_arms.Layout(study, study_arms.list_arms(study, grid), folder)
         layout.tuned = study_tuning.read_choices(layout, [])
     else:
-        with records.lock_workdir(folder):
+        with folder_lock.lock_workdir(folder):
             layout, failures = run_study(study, folder, values.jobs, grid)
     print(study_report.write_report(layout, folder, values.results))
     if failures:

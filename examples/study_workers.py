@@ -142,11 +142,7 @@ def _do(worker, run, progress):
 
 def _is_done(run):
     """Whether a run is finished as it is asked for; any other is left to the trainer to refuse."""
-    if not run.is_finished:
-        return False
     try:
-        records.check_workdir(run.workdir, run.load_config())
-        records.read_json(run.workdir / "result.json")
+        return records.find_result(run.workdir, run.load_config()) is not None
     except ValueError:
         return False
-    return True

@@ -51,10 +51,10 @@ def _build(kind, arguments, steps_per_epoch=1):
     parameters = {x.replace("_steps", "_epochs"): x for x in inspect.signature(kind).parameters}
     named = {}
     for key, value in arguments.items():
-        recipes.pick(f"argument of {kind.__name__}", key, parameters)
+        recipes.pick(f"argument of {kind.__name__}", key, parameters, "its signature")
         named[parameters[key]] = value * steps_per_epoch if key.endswith("_epochs") else value
     return kind(**named)
 
 
 def _find(module, role, name):
-    return getattr(module, recipes.pick(role, name, module.__all__))
+    return getattr(module, recipes.pick(role, name, module.__all__, module.__name__))

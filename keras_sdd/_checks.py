@@ -3,6 +3,8 @@
 import difflib
 import math
 import numbers
+import os
+import re
 
 
 def check_scales(scales):
@@ -94,27 +96,56 @@ def check_marker(name, value):
     return None if value is None else int(value)
 
 
-def check_known(kind, name, value, known):
-    """Return `value` if it is one of the names `known`.
+def check_known(kind, name, value, known, listed_in):
+    """Return `value` if it is one of the names `known`, all of which are in `listed_in`.
 
     Raises:
         ValueError: otherwise, with the near names of that `kind`.
     """
     if not isinstance(value, str) or value not in known:
-        near = ", ".join(find_near(value, sorted(known)))
-        raise ValueError(f"Unknown {kind}. Near names: {near}. Received: {name}={value!r}")
+        near = ", ".join(find_near(value, sorted(known))) or "none"
+        raise ValueError(
+            f"Unknown {kind}. Near names: {near}; all are in {listed_in}. "
+            f"Received: {name}={value!r}"
+        )
     return value
 
 
 def find_near(value, known, cutoff=0.4):
-    """Return up to five of the names `known` that are like `value`, or all if none is.
+    """Return up to five of the names `known` that `value` may stand for; all where those are few.
 
     Args:
         value: what was received.
         known: strings.
-        cutoff: how alike they must be, from 0 (not at all) to 1 (equal).
+        cutoff: how alike they must be, from 0 (not at all) to 1 (equal), unless it is short for
+            one, as "lr" is for "learning_rate".
     """
-    return difflib.get_close_matches(str(value), known, n=5, cutoff=cutoff) or list(known)
+    value, known = str(value), list(known)
+    shortened = sorted((name for name in known if _is_short_for(value, name)), key=len)
+    alike = difflib.get_close_matches(value, known, n=5, cutoff=cutoff)
+    ends = difflib.get_close_matches(_end(value), set(map(_end, known)), cutoff=0.8)
+    ending_so = [name for name in known if _end(name) in ends]
+    near = list(dict.fromkeys([*alike, *shortened, *ending_so]))[:5]
+    return near or (known if len(known) <= 5 else [])
+
+
+def _end(name):
+    """The last part of `"terms.sp_loss.weight"` or `"cifar100/resnet8"`."""
+    return re.split("[./]", name)[-1]
+
+
+def _is_short_for(value, name):
+    """Whether `value` is made of beginnings of successive words of a name's last part."""
+    short = re.sub("[^a-z0-9]", "", _end(value.lower()))
+    words = re.findall("[a-z]+|[0-9]+", _end(name.lower()))
+    return bool(short) and any(_begins(short, words[i:]) for i in range(len(words)))
+
+
+def _begins(short, words):
+    if not short or not words:
+        return not short
+    common = len(os.path.commonprefix([short, words[0]]))
+    return any(_begins(short[n:], words[1:]) for n in range(common, 0, -1))
 
 
 def describe(value):

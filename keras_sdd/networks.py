@@ -224,7 +224,8 @@ class Network:
         paths = sorted({path for path, *_ in calls})
         if not calls:
             known = sorted({path.split("/")[-1] for path, *_ in find_calls(self.source)})
-            fault = f"has no layer of this name. Near names: {', '.join(find_near(name, known))}"
+            near = ", ".join(find_near(name, known)) or "none"
+            fault = f"has no layer of this name. Near names: {near}; its summary() has all"
         elif len(paths) > 1:
             fault = f"has several layers of this name; give one of {', '.join(paths)}"
         elif len(calls) > 1:

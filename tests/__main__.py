@@ -34,7 +34,8 @@ def run_part(backend, part):
     }
     if backend == "jax":  # compiling costs more than running: the same programs in plainer code
         given = environment.get("XLA_FLAGS", "")
-        environment["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {given}"
+        plain = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        environment["XLA_FLAGS"] = f"{plain} {given}"
     command = [sys.executable, "-m", "pytest", *PARTS[part], *sys.argv[1:]]
     result = subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -16,6 +16,7 @@ from keras_sdd.cell_store import CellStore
 tf = pytest.importorskip("tensorflow")
 X, Y = classifiers.draw_data(20)
 IDS = 100 + np.arange(20)
+on_one = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 
 
 def build_distiller(teacher=None, **options):
@@ -117,6 +118,7 @@ def test_a_teacher_that_computes_otherwise_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"scales": (1, 2)}, {"pooling": "nested"}])
+@on_one
 def test_other_cells_are_refused(tmp_path, options):
     distiller = build_distiller()
     cache(distiller, tmp_path)
@@ -124,6 +126,7 @@ def test_other_cells_are_refused(tmp_path, options):
         cache(build_distiller(distiller.teacher, **options), tmp_path)
 
 
+@on_one
 def test_other_images_are_refused(tmp_path):
     distiller = build_distiller()
     cache(distiller, tmp_path)
@@ -134,6 +137,7 @@ def test_other_images_are_refused(tmp_path):
         store.read([7], X[:1])
 
 
+@on_one
 def test_random_augmentation_is_refused(tmp_path):
     data = keras_sdd.data.load(
         "synthetic", "train", 8, augment=True, with_ids=True, num_examples=16, image_size=16,
@@ -167,6 +171,7 @@ def files_limited_to(size):
 
 
 @pytest.mark.parametrize("limit", [1500, 5])  # of the cells, within and before their header
+@on_one
 def test_a_full_disk_is_told_and_what_was_written_is_kept(tmp_path, limit):
     cells = np.arange(20 * 21 * 4, dtype="float32").reshape(20, 21, 4)
 
@@ -188,6 +193,7 @@ def test_a_full_disk_is_told_and_what_was_written_is_kept(tmp_path, limit):
 
 
 @pytest.mark.parametrize("part", ["ids", "checks", "cells"])
+@on_one
 def test_truncated_shards_are_refused(tmp_path, part):
     distiller = build_distiller()
     cache(distiller, tmp_path)
@@ -208,6 +214,7 @@ def test_corrupted_cells_are_refused(tmp_path):
         train(distiller, data)
 
 
+@on_one
 def test_a_broken_manifest_is_refused(tmp_path):
     distiller = build_distiller()
     cache(distiller, tmp_path)
@@ -218,6 +225,7 @@ def test_a_broken_manifest_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(20, 1), ()])
+@on_one
 def test_ids_of_another_shape_are_refused(tmp_path, shape):
     distiller = build_distiller()
     cache(distiller, tmp_path)
@@ -226,6 +234,7 @@ def test_ids_of_another_shape_are_refused(tmp_path, shape):
         cache(distiller, tmp_path)
 
 
+@on_one
 def test_messages_name_samples_and_arrays_without_their_numbers(tmp_path):
     store = CellStore(tmp_path, {}, {"cells": (1, 2)}, "float32")
     cells = np.zeros((20, 1, 2))
@@ -260,6 +269,7 @@ def test_cells_that_float16_cannot_hold(tmp_path):
         make_data().filter(lambda x, y: True),
     ],
 )
+@on_one
 def test_data_that_cannot_be_cached(tmp_path, data):
     with pytest.raises(ValueError, match="A cache needs"):
         cache(build_distiller(), tmp_path, data)

@@ -10,9 +10,12 @@ import pytest
 from backends import BACKEND
 
 from keras_sdd import data, models
+from keras_sdd._checks import find_near
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY))
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "examples")]
+
+import config_keys  # noqa: E402
 
 from configs import (  # noqa: E402
     ablations,
@@ -453,7 +456,7 @@ def test_labels_only_arm_of_a_pair_is_its_student():
         (cifar100, "resnet32x4,shufflenet_v1,sd_dkd,paper", "sd_dkd"),
         (cifar100, "resnet32x4,shufflenet_v1", "resnet32x4,shufflenet_v1,sd_kd"),
         (cifar100, "resnet23x4", "resnet32x4"),
-        (cifar100, "", "resnet32x4"),
+        (cifar100, "", "All: configs/cifar100.py"),
         (cifar100, "resnet32x4,shufflenet_v1,sd_kd+ps", "sp"),
         (cub200, "vgg13,vgg18,kd", "vgg13,vgg8"),
         (imagenet, "resnet34,resnet81,kd", "resnet34,resnet18"),
@@ -465,6 +468,38 @@ def test_unknown_names_bring_near_ones(module, arg, near):
         module.get_config(arg)
     message, received = str(error.value).split("Received: ")
     assert near in message and received.strip("'") in arg, error.value
+
+
+KEYS = list(config_keys.flatten(cifar100.get_config("vgg13,vgg8,sd_nkd")))
+
+
+@pytest.mark.parametrize(
+    ("received", "near"),
+    [
+        ("lr", ["learning_rate", "learning_rate_factor"]),
+        ("wd", ["weight_decay"]),
+        ("bs", ["batch_size", "eval_batch_size"]),
+        ("gama", ["terms.distillation_loss.loss.gamma"]),
+        ("terms.kd.loss.gamma", ["terms.distillation_loss.loss.gamma"]),
+        ("num_ex", ["num_examples"]),
+        ("momentun", ["momentum"]),
+        ("qqq", []),
+    ],
+)
+def test_near_names_are_near(received, near):
+    assert len(KEYS) > 40
+    found = find_near(received, KEYS, cutoff=0.5)
+    assert found[: len(near)] == near and len(found) <= 5
+    assert near or not found
+
+
+def test_pointers_lead_to_all_names():
+    with pytest.raises(LookupError, match="Near: none. All: configs/methods.py. Received: 'xyz'"):
+        cifar100.get_config("vgg13,vgg8,xyz")
+    with pytest.raises(LookupError, match="Near: official; paper. Received: ''"):
+        cifar100.get_config("vgg8", reading="")
+    with pytest.raises(ValueError, match="Near names: none; all are in keras_sdd.models.MODELS"):
+        models.build("zzz")
 
 
 def test_unknown_reading_and_key():

@@ -1,7 +1,6 @@
 """The examples: smoke forms from end to end, resuming, reports, and what is said of mistakes."""
 
 import csv
-import errno
 import json
 import os
 import pathlib
@@ -28,7 +27,7 @@ import term_rows  # noqa: E402
 import train_teacher  # noqa: E402
 
 from configs import ablations, cifar100, imagenet, methods  # noqa: E402
-from keras_sdd import converters, data, distribution, losses, models, terms  # noqa: E402
+from keras_sdd import converters, data, losses, models, terms  # noqa: E402
 
 # Smoke forms of it train resnet8.
 PAIR = "resnet56,resnet20"
@@ -228,7 +227,7 @@ def end_run(*_):
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends a run in the middle of an epoch, before its state is saved, or before the next."""
+    """Ends a run in the middle of an epoch, or at its end before or after its state is saved."""
 
     def __init__(self, when, epoch):
         super().__init__()
@@ -236,7 +235,6 @@ class Kill(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
-        self.end("before")
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == 1:
@@ -244,10 +242,17 @@ class Kill(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.end("unsaved")
+        self.end("saved")
 
     def end(self, when):
         if (when, self.epoch) == (self.when, self.at_epoch):
             end_run()
+
+    def join(self, callbacks):
+        """Return callbacks with this one beside what saves the state."""
+        (place,) = (i for i, x in enumerate(callbacks) if isinstance(x, records.SaveState))
+        place += self.when == "saved"
+        return [*callbacks[:place], self, *callbacks[place:]]
 
 
 def assert_same_run(actual, expected):
@@ -270,7 +275,7 @@ THREE_EPOCHS = {"epochs": 3, "num_examples": 48}  # of three steps
     ("method", "kills"),
     [
         ("ce", [("within", 1)]),
-        ("sd_dkd", [("within", 0), ("within", 1), ("unsaved", 1), ("before", 2)]),
+        ("sd_dkd", [("within", 0), ("within", 1), ("unsaved", 1), ("saved", 2)]),
     ],
 )
 def test_killed_run_ends_as_an_unbroken_one(tiny, tmp_path, monkeypatch, method, kills):
@@ -281,14 +286,13 @@ def test_killed_run_ends_as_an_unbroken_one(tiny, tmp_path, monkeypatch, method,
     for when, epoch in kills:
 
         def add_kill(*args, kill=(when, epoch)):
-            *others, save_state = make_callbacks(*args)
-            return [*others, Kill(*kill), save_state]
+            return Kill(*kill).join(make_callbacks(*args))
 
         monkeypatch.setattr(records, "make_callbacks", add_kill)
         with pytest.raises(Killed):
             run(config, tmp_path / "broken")
         saved = records.count_finished_epochs(tmp_path / "broken")
-        assert saved == (epoch if when != "before" else 2)
+        assert saved == epoch + (when == "saved")
     monkeypatch.setattr(records, "make_callbacks", make_callbacks)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(records, "write_result", end_run)
@@ -440,95 +444,6 @@ def test_clipping_can_be_left_out():
     assert clipped.global_clipnorm == 40.0 and free.global_clipnorm is None
 
 
-def test_finished_run_is_left_alone(tiny, tmp_path, capsys):
-    config = smoke_config("resnet20")
-    result = train_teacher.train_teacher(config, tmp_path)
-    changed = os.path.getmtime(tmp_path / "last.keras")
-    assert train_teacher.train_teacher(config, tmp_path) == result
-    assert os.path.getmtime(tmp_path / "last.keras") == changed
-    assert "holds a finished run" in capsys.readouterr().out
-
-
-@on_one
-def test_folder_of_another_run_is_refused(tmp_path):
-    records.write_setup(tmp_path, smoke_config("resnet20"), "cpu")
-    records.check_workdir(tmp_path, smoke_config("resnet20", data_dir="elsewhere"))
-    with pytest.raises(command_line.SetupError, match="Keys that differ: epochs, seed"):
-        train_teacher.train_teacher(smoke_config("resnet20", epochs=7, seed=3), tmp_path)
-
-
-HOLDER = """
-import pathlib, sys
-sys.path.insert(0, "examples")
-import records
-with records.lock_workdir(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@on_one
-def test_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
-    pytest.importorskip("fcntl")
-    workdir, config = tmp_path / "run", smoke_config("resnet20")
-    command = [sys.executable, "-c", HOLDER, str(workdir)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        message = f"another --workdir.*workdir='{workdir}', in use by process {holder.pid} on "
-        with pytest.raises(command_line.SetupError, match=message):
-            train_teacher.train_teacher(config, workdir)
-        assert [path.name for path in workdir.iterdir()] == ["lock"]
-        holder.kill()
-    with records.lock_workdir(workdir):  # the next one has it
-        assert (workdir / "lock").read_text().startswith(f"process {os.getpid()} on ")
-
-
-def test_processes_that_do_not_write_take_no_lock(tmp_path):
-    records.write_json(tmp_path / "result.json", {"epochs": 1})
-    config = smoke_config("resnet20")
-    with records.lock_workdir(tmp_path):  # by the main process
-        devices = distribution.Devices(num_devices=2, num_processes=2, rank=1)
-        for other in (devices, distribution.Devices()):  # a finished run is only read
-            assert experiment.train(config, tmp_path, other, None) == {"epochs": 1}
-        (tmp_path / "result.json").unlink()
-        with pytest.raises(command_line.SetupError, match="Another run is in this folder"):
-            experiment.train(config, tmp_path, distribution.Devices(), None)
-
-
-def test_a_run_that_comes_to_nothing_leaves_no_folder(tmp_path):
-    with pytest.raises(KeyError), records.lock_workdir(tmp_path / "run"):
-        raise KeyError("set-up failed")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with records.lock_workdir(tmp_path):
-        pass
-
-
-def test_best_weights_survive_a_resume(tmp_path):
-    rows = [{"val_accuracy": 0.7}, {"val_accuracy": 0.5}]
-    best = records.make_callbacks(tmp_path, rows)[2]
-    assert best.best == 0.7 and best.save_best_only
-
-
-def test_log_is_rewound_to_the_saved_state(tmp_path):
-    (tmp_path / "log.csv").write_text("epoch,val_accuracy\n0,0.5\n1,0.75\n2,0.")
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "unfinished.weights.h5").touch()
-    (tmp_path / "state" / "epoch_1.weights.h5").touch()
-    assert records.count_finished_epochs(tmp_path) == 1
-    assert records.rewind_log(tmp_path) == [{"epoch": 0.0, "val_accuracy": 0.5}]
-    assert (tmp_path / "log.csv").read_text() == "epoch,val_accuracy\n0,0.5\n"
-
-
 # Teachers.
 
 
@@ -618,6 +533,8 @@ def test_presets_yield_to_other_overrides():
     ("arguments", "message"),
     [
         ([CONFIG, "--config.epoch=3"], "Near: epochs"),
+        ([CONFIG, "--config.wd=3"], "Near: weight_decay. All: python -c "),
+        ([CONFIG, "--config.qqq=3"], "Near: none. All: python -c "),
         (
             [*CONFIG.split("="), "--config.terms.distillation_loss.loss.gama=3"],
             "Near: terms.distillation_loss.loss.gamma",

@@ -131,7 +131,9 @@ def test_only_labelled_samples_change_nothing(weighted):
         logs = fit(distiller, batch_size=9, sample_weight=weights)
         runs.append((copy_weights(distiller.student), logs))
     for value, expected in zip(runs[1][0], runs[0][0], strict=True):
-        np.testing.assert_array_equal(value, expected)
+        # To the last digit, but JAX compiles another program, whose sums may round otherwise.
+        tolerance = {"rtol": 1e-5, "atol": 1e-6} if BACKEND == "jax" else {"rtol": 0}
+        np.testing.assert_allclose(value, expected, **tolerance)
     assert runs[1][1] == runs[0][1]
 
 

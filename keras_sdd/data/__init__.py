@@ -189,7 +189,7 @@ def find_spec(name):
     """
     if str(name).endswith(".npz"):
         return describe_arrays(str(name))
-    return DATASETS[check_known("data set", "name", name, DATASETS)]
+    return DATASETS[check_known("data set", "name", name, DATASETS, "keras_sdd.data.DATASETS")]
 
 
 def normalization(name, data_format=None):

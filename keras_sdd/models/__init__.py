@@ -100,7 +100,7 @@ def build(name, num_classes=None, input_shape=None, data_format=None):
         ValueError: for an unknown `name`, listing the near ones; for a `num_classes` that is
             not a positive integer.
     """
-    builder, options = MODELS[check_known("model", "name", name, MODELS)]
+    builder, options = MODELS[check_known("model", "name", name, MODELS, "keras_sdd.models.MODELS")]
     classes, size = FAMILIES[name.split("/")[0]]
     if num_classes is None:
         num_classes = classes

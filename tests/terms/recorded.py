@@ -5,7 +5,7 @@ import pathlib
 
 import keras
 import numpy as np
-from backends import to_numpy, value_and_gradient
+from backends import BACKEND, to_numpy, value_and_gradient
 from fixtures.weights import make_state_dict
 from keras import layers, ops
 from networks import build_filled
@@ -15,6 +15,12 @@ import keras_sdd
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 BASELINES = np.load(FIXTURES / "baselines.npz")
 STEPS = np.load(FIXTURES / "baseline_steps.npz")
+# Arguments of `compile` with which few steps cost least; `check_term` has the usual ones.
+CHEAPEST = {
+    "jax": {"jit_compile": True},
+    "tensorflow": {"run_eagerly": True},
+    "torch": {"jit_compile": False},
+}[BACKEND]
 
 
 def as_maps(x):
@@ -86,7 +92,7 @@ def distil_maps(teacher_maps, student_maps, term):
     starts = [0, sum(sizes[0])]
     pair = [build(*x) for x in zip(sides, starts, sizes, strict=True)]
     distiller = keras_sdd.Distiller(*pair, [term])
-    distiller.compile(keras.optimizers.SGD(1.0), jit_compile=False)
+    distiller.compile(keras.optimizers.SGD(1.0), **CHEAPEST)
     return distiller
 
 
@@ -127,7 +133,8 @@ def follow_recorded_run(method, term, find_weight=None, make_targets=None, rtol=
     for name, value in weights.items():
         if "running" not in name:
             find_weight(term, name).assign(to_keras(value))
-    distiller.compile(keras_sdd.optimizers.SGD(0.01, momentum=0.9, weight_decay=5e-4))
+    optimizer = keras_sdd.optimizers.SGD(0.01, momentum=0.9, weight_decay=5e-4)
+    distiller.compile(optimizer, **CHEAPEST)
     for step in range(4):
         y = make_targets(step, labels[step]) if make_targets else labels[step]
         logs = distiller.fit(images[step], y, batch_size=8, shuffle=False, verbose=0).history

@@ -9,6 +9,7 @@ import keras_sdd
 from keras_sdd import terms
 from terms.recorded import (
     BASELINES,
+    CHEAPEST,
     as_maps,
     assert_close,
     assert_taken,
@@ -49,14 +50,6 @@ def find_semckd_weight(term, name):
     layer = {"linear1": "hidden", "linear2": "out"}[layer]
     dense = getattr(embeddings[int(module[-1])], layer)
     return dense.kernel if kind == "weight" else dense.bias
-
-
-def distil(teacher_maps, student_maps, term):
-    """As `distil_maps`, in the way in which one step costs least."""
-    distiller = distil_maps(teacher_maps, student_maps, term)
-    how = {"jax": {"jit_compile": True}, "tensorflow": {"run_eagerly": True}}
-    distiller.compile(keras.optimizers.SGD(1.0), **how.get(BACKEND, {"jit_compile": False}))
-    return distiller
 
 
 def assign_recorded(case, term, find_weight):
@@ -114,7 +107,7 @@ def test_reviewkd():
         for who, kind in (("teacher", "preact"), ("student", "feats"), ("student", "preact"))
     )
     term = terms.ReviewKD([(f"maps{i}", f"maps{i}") for i in range(4)], weight=1.0)
-    distiller = distil(teacher_maps, student_maps, term)
+    distiller = distil_maps(teacher_maps, student_maps, term)
     for case, maps in (("reviewkd", student_maps), ("reviewkd_preact", before_activation)):
         assign_recorded(case, term, find_reviewkd_weight)
         value, gradients = find_map_gradients(term, teacher_maps, maps)
@@ -132,7 +125,7 @@ def test_semckd():
         [as_maps(BASELINES[f"semckd/{who}{i}"]) for i in range(3)] for who in ("teacher", "student")
     ]
     term = terms.SemCKD(8, [(f"maps{i}", f"maps{i}") for i in range(3)], weight=1.0)
-    distiller = distil(*maps, term)
+    distiller = distil_maps(*maps, term)
     assign_recorded("semckd", term, find_semckd_weight)
     value, gradients = find_map_gradients(term, *maps)
     np.testing.assert_allclose(value, BASELINES["semckd/loss"], rtol=2e-5)
@@ -167,7 +160,7 @@ def test_simkd(tmp_path):
     student = keras_sdd.reuse_classifier(teacher, build_for_maps((2, 2, 20), 16 * 24, 0))
     term = terms.SimKD()
     distiller = keras_sdd.Distiller(teacher, student, [term], student_loss_weight=0.0)
-    distiller.compile(keras.optimizers.SGD(1.0), jit_compile=BACKEND == "jax")
+    distiller.compile(keras.optimizers.SGD(1.0), **CHEAPEST)
     start = "simkd/param/"
     names = [x.removeprefix(start) for x in BASELINES.files if x.startswith(start)]
     before = {name: to_keras(BASELINES[start + name]) for name in names}
