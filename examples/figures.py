@@ -47,6 +47,7 @@ class Study:
     """What the figures are made of.
 
     Attributes:
+        folders: of the runs.
         students: names of the plain and of the SD student.
         images: the data set of N raw images.
         labels: (N,).
@@ -57,6 +58,7 @@ class Study:
         words: which images these are.
     """
 
+    folders: tuple[str, str]
     students: tuple[str, str]
     images: Any
     labels: np.ndarray
@@ -99,8 +101,11 @@ def read_study(plain, decoupled, teacher=None, split=SPLITS[0]):
     with_cells = {"teacher": options, students[1]: options}
     labels, outputs = run_pairs.predict(networks, config, images, chosen, with_cells)
     names = name_classes(config, outputs["teacher"].logits.shape[1])
-    words = f"{count:,} {split} images, {config.cell.split(',')[0]} and {config.student}"
-    return Study(students, images, labels, chosen, outputs, options, names, words)
+    pair = [config[role].split("/")[-1] for role in ("teacher", "student")]
+    words = f"{count:,} {split} images of {config.cell.split(':')[0]}, "
+    words += "teacher {}, students {}".format(*pair)
+    folders = str(plain), str(decoupled)
+    return Study(folders, students, images, labels, chosen, outputs, options, names, words)
 
 
 def name_classes(config, count):
@@ -146,9 +151,9 @@ def make_rescued(study, path):
         f"{numbers['lost']:,} that {plain} alone gets right"
     )
     words = (
-        f"McNemar's exact test: p = {numbers['p']:.2g}. {study.words}. Shown are those of the "
-        f"first kind\nwhere {decoupled} gives the true class the most probability beyond {plain}; "
-        "a student's percentage is its confidence"
+        f"McNemar's exact test: p = {numbers['p']:.2g}. {study.words}.\nShown: those where "
+        f"{decoupled} gives the true class the most probability beyond {plain}, with the classes "
+        "that both predict and their probabilities"
     )
     images = run_pairs.find_images(study.images, shown)
     pair_drawings.draw_rescued(images, captions, title, words, path)
@@ -169,28 +174,23 @@ def make_cells(study, path):
     options = study.cell_options["scales"], study.cell_options["consistency"]
     share = float(np.mean(teacher.complementary[:, 1:]))
     words = (
-        f"The {len(shown)} with the largest share of complementary cells of the teacher, among "
-        f"{study.words},\nwhere it is right and where it is wrong of the whole image; "
-        f"{share:.0%} of all its cells are complementary"
+        f"Those with the most complementary cells of the teacher, of {study.words}.\nFirst those "
+        f"that it gets right as a whole, then wrong ones; {share:.0%} of its cells in all images "
+        "are complementary"
     )
     pair_drawings.draw_cells(images, captions, cells, *options, words, path)
     return {"complementary": share}
 
 
 def _describe_cells(study, index):
+    # Within the cells there is room for numbers alone.
+    names = [f"class {x}" if x == str(i) else f"{i} {x}" for i, x in enumerate(study.names)]
     classes = study.outputs["teacher"].classes[index]
     counted = pair_numbers.count_classes(classes[1:])
-    ambiguous = [f"  {study.names[label]}: {count}" for label, count in counted[:4]]
+    lines = [f"true: {names[study.labels[index]]}", f"teacher: {names[classes[0]]}", "its cells:"]
+    lines += [f"  {names[label]}: {count}" for label, count in counted[:4]]
     rest = sum(count for _, count in counted[4:])
-    return "\n".join(
-        [
-            f"true class: {study.names[study.labels[index]]}",
-            f"teacher: {study.names[classes[0]]}",
-            "its cells:",
-            *ambiguous,
-            *([f"  others: {rest}"] if rest else []),
-        ]
-    )
+    return "\n".join(lines + ([f"  others: {rest}"] if rest else []))
 
 
 FIGURES = {
@@ -206,7 +206,10 @@ def make_figures(study, output_dir):
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     right = {x: np.mean(y.logits.argmax(1) == study.labels) for x, y in study.outputs.items()}
-    numbers: dict = {"images": study.words}
+    numbers: dict = {
+        "images": study.words,
+        "runs": dict(zip(study.students, study.folders, strict=True)),
+    }
     numbers["accuracy"] = {x: 100.0 * float(y) for x, y in right.items()}
     numbers |= {name: make(study, folder / f"{name}.png") for name, make in FIGURES.items()}
     (folder / "figures.json").write_text(json.dumps(_without_nan(numbers), indent=2) + "\n")

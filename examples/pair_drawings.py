@@ -1,5 +1,7 @@
 """Drawings of two students beside their teacher."""
 
+import textwrap
+
 import cell_drawing
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,7 +31,9 @@ def draw_correlations(differences, means, names, subtitle, path):
     ticks = np.arange(0, len(names), every)
     for axes, (student, values) in zip(panels, differences.items(), strict=True):
         shown = axes.imshow(values, cmap="viridis", vmin=0, vmax=largest or 1.0)
-        axes.set_title(f"{student}: {means[student]:.4f} in the mean of all pairs", fontsize=13)
+        axes.set_title(
+            f"{student}: {means[student]:.4f} on average over pairs of classes", fontsize=13
+        )
         shortened = [names[i] for i in ticks]
         axes.set_xticks(ticks, shortened, rotation=90 if max(map(len, shortened)) > 3 else 0)
         axes.set_yticks(ticks, shortened)
@@ -39,7 +43,7 @@ def draw_correlations(differences, means, names, subtitle, path):
     _give_title(
         figure,
         "How far the students are from the teacher's correlations between the logits of classes",
-        f"{subtitle}; the darker, the more alike",
+        f"{subtitle}.\nThe darker, the more alike",
     )
     figure.savefig(path, dpi=100)
 
@@ -69,7 +73,7 @@ def draw_features(points, labels, numbers, names, subtitle, path):
         options = {"loc": "outside lower center", "ncols": 10, "title": "class", "markerscale": 2}
         figure.legend(*handles, frameon=False, **options)
     else:
-        subtitle += "; a class has one colour and one marker"
+        subtitle += ". A class has one colour and one marker"
     _give_title(
         figure,
         "How well the networks' features keep the classes apart",
@@ -147,4 +151,6 @@ def show(axes, image, opacity=1.0):
 
 
 def _give_title(figure, title, subtitle):
-    figure.suptitle(f"{title}\n{subtitle}", fontsize=15)
+    width = round(8 * figure.get_figwidth())  # letters of this size in a line
+    lines = [title, *(textwrap.fill(line, width) for line in subtitle.splitlines())]
+    figure.suptitle("\n".join(lines), fontsize=15)

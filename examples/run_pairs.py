@@ -106,6 +106,12 @@ def check_pair(plain, decoupled):
             f"SD form, sd_kd. Received: {plain.config.get('method')} in {plain.folder} and "
             f"{decoupled.config.get('method')} in {decoupled.folder}"
         )
+    scales = decoupled.cell_options["scales"]
+    if scales == (1,):
+        raise command_line.SetupError(
+            "The whole image is the only cell of --decoupled; give a run with more scales. "
+            f"Received: scales={scales} in {decoupled.folder}"
+        )
     written = plain.config.to_dict()
     keys = config_keys.find_changes(written, decoupled.config, ())
     keys = [key for key in keys if key.split(".")[0] not in _FREE]
@@ -224,6 +230,7 @@ def _make_reader(model, networks, config, cell_options):
     except ValueError as error:
         raise command_line.SetupError(error) from error
     selected = network.select(outputs)
+    selected = keras.Model(selected.inputs[0], selected.output)  # whatever it was packed in
     selected.compile(jit_compile=machine.choose_jit_compile(config))
 
     def read(images):
