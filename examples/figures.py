@@ -38,8 +38,8 @@ NUM_RESCUED = 10
 NUM_AMBIGUOUS = 4
 _GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker")
 _GARMENTS += ("Bag", "Ankle boot")
-# Config file to the names of its data set's classes; the classes of others have numbers.
-_CLASS_NAMES = {"fashion_mnist": _GARMENTS, "garment_scenes": _GARMENTS}
+# Data set to the names of its classes; the classes of others have numbers.
+_CLASS_NAMES = {"fashion_mnist": _GARMENTS, "scenes/garments.npz": _GARMENTS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +102,15 @@ def read_study(plain, decoupled, teacher=None, split=SPLITS[0]):
     labels, outputs = run_pairs.predict(networks, config, images, chosen, with_cells)
     names = name_classes(config, outputs["teacher"].logits.shape[1])
     pair = [config[role].split("/")[-1] for role in ("teacher", "student")]
-    words = f"{count:,} {split} images of {config.cell.split(':')[0]}, "
-    words += "teacher {}, students {}".format(*pair)
+    words = f"{count:,} {split} images of {config.dataset}, "
+    words += "{} to {}".format(*pair)
     folders = str(plain), str(decoupled)
     return Study(folders, students, images, labels, chosen, outputs, options, names, words)
 
 
 def name_classes(config, count):
     """Return the names of the classes, or their numbers."""
-    known = _CLASS_NAMES.get(config.cell.split(":")[0], ())
+    known = _CLASS_NAMES.get(config.dataset, ())
     return known if len(known) == count else tuple(map(str, range(count)))
 
 
@@ -152,8 +152,8 @@ def make_rescued(study, path):
     )
     words = (
         f"McNemar's exact test: p = {numbers['p']:.2g}. {study.words}.\nShown: those where "
-        f"{decoupled} gives the true class the most probability beyond {plain}, with the classes "
-        "that both predict and their probabilities"
+        f"{decoupled} gives the true class the most probability beyond {plain}, and what both "
+        "predict"
     )
     images = run_pairs.find_images(study.images, shown)
     pair_drawings.draw_rescued(images, captions, title, words, path)

@@ -151,6 +151,6 @@ def show(axes, image, opacity=1.0):
 
 
 def _give_title(figure, title, subtitle):
-    width = round(8 * figure.get_figwidth())  # letters of this size in a line
+    width = round(9 * figure.get_figwidth())  # letters of this size in a line
     lines = [title, *(textwrap.fill(line, width) for line in subtitle.splitlines())]
-    figure.suptitle("\n".join(lines), fontsize=15)
+    figure.suptitle("\n".join(lines), fontsize=14)

@@ -152,10 +152,10 @@ def load_networks(plain, decoupled, image_shape, checkpoint=None):
     config = config_dict.ConfigDict(decoupled.config.to_dict())
     if checkpoint:
         config.teacher_checkpoint = checkpoint
-    elif config.teacher_checkpoint and not pathlib.Path(config.teacher_checkpoint).is_file():
+    if config.teacher_checkpoint and not pathlib.Path(config.teacher_checkpoint).is_file():
         raise command_line.SetupError(
-            "The file of the teacher is gone; give its new place as --teacher. "
-            f"Received: {config.teacher_checkpoint!r} in {decoupled.folder / 'config.json'}"
+            "There is no such file of the teacher; give its place now as --teacher. "
+            f"Received: {config.teacher_checkpoint!r}{'' if checkpoint else ' in the config'}"
         )
     keras.utils.set_random_seed(config.seed)  # the smoke form's teacher is drawn
     teacher = experiment.load_teacher(config, image_shape)

@@ -106,7 +106,8 @@ def test_reads_what_networks_say(runs, study):
         np.testing.assert_allclose(images[index], expected, atol=1e-5)
 
 
-def test_files(study, tmp_path, capsys):
+def test_files(study, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "NUM_AMBIGUOUS", 2)  # drawing takes its time
     numbers = figures.make_figures(study, tmp_path / "made")
     for name in figures.FIGURES:
         image = imread(tmp_path / "made" / f"{name}.png")
@@ -228,8 +229,10 @@ def test_runs_that_are_no_pair(runs, tmp_path, spoil, message):
 
 
 def test_other_mistakes(runs, tmp_path):
-    with pytest.raises(SetupError, match="gone; give its new place as --teacher.*moved.keras"):
+    with pytest.raises(SetupError, match="its place now as --teacher.*moved.keras' in the config"):
         read(runs, teacher=None)
+    with pytest.raises(SetupError, match="no such file of the teacher.*'none.keras'$"):
+        read(runs, teacher="none.keras")
     with pytest.raises(SetupError, match="not the teacher of the runs"):
         read(runs, teacher=str(runs / "kd" / "last.keras"))
     shutil.copytree(runs, tmp_path / "runs")
