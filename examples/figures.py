@@ -226,7 +226,7 @@ def print_numbers(numbers, students):
     """Print what the figures show."""
     accuracy, features = numbers["accuracy"], numbers["features"]
     print(f"{numbers['images']}; networks of the last epoch")
-    print(f"{'':<10}{'accuracy':>10}{'correlations':>14}{'silhouette':>12}{'neighbours':>12}")
+    print(f"{'':<10}{'accuracy':>10}{'correlations':>14}{'silhouette':>12}{'5-NN':>12}")
     for name in ("teacher", *students):
         difference = numbers["correlations"].get(name)
         print(

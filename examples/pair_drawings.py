@@ -66,14 +66,16 @@ def draw_features(points, labels, numbers, names, subtitle, path):
             axes.scatter(*own.T, s=14, marker=marker, color=colour, label=name, linewidths=0)
         silhouette, accuracy = numbers[network].values()
         text = f"silhouette {silhouette:.3f}" if silhouette == silhouette else "no silhouette"
-        axes.set_title(f"{network}\n{text}, nearest neighbours {accuracy:.1f} % right", fontsize=13)
+        axes.set_title(f"{network}\n{text}, 5-NN accuracy {accuracy:.1f} %", fontsize=13)
         axes.set(xticks=[], yticks=[])
     if len(names) <= _MAX_NAMED:
         handles = axes.get_legend_handles_labels()
         options = {"loc": "outside lower center", "ncols": 10, "title": "class", "markerscale": 2}
         figure.legend(*handles, frameon=False, **options)
     else:
-        subtitle += ". A class has one colour and one marker"
+        shared = len(names) > len(_COLOURS) * len(_MARKERS)
+        subtitle += ".\nA class has one colour and one marker"
+        subtitle += ", which some share" if shared else ""
     _give_title(
         figure,
         "How well the networks' features keep the classes apart",

@@ -29,7 +29,7 @@ def average_pairs(differences):
 
 
 def measure_separability(embedding, labels):
-    """Return how far the classes lie apart in an embedding (n, C), labels (n,).
+    """Return how far the classes lie apart in an embedding (n, C), n above 5, labels (n,).
 
     Returns:
         dict of `silhouette`, the mean silhouette score with Euclidean distances, from -1 to 1, NaN
@@ -39,11 +39,11 @@ def measure_separability(embedding, labels):
     silhouette = math.nan
     if 1 < len(np.unique(labels)) < len(labels):
         silhouette = float(silhouette_score(embedding, labels))
-    k = min(NUM_NEIGHBORS, len(labels) - 1)
-    nearest = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors(return_distance=False)
+    search = NearestNeighbors(n_neighbors=NUM_NEIGHBORS).fit(embedding)
+    nearest = search.kneighbors(return_distance=False)  # without the image itself
     votes = np.zeros((len(labels), np.max(labels) + 1))
     # Nearer ones weigh a little more: together less than one vote.
-    weights = 1.0 + 0.01 * np.arange(k, 0, -1)
+    weights = 1.0 + 0.01 * np.arange(NUM_NEIGHBORS, 0, -1)
     np.add.at(votes, (np.arange(len(labels))[:, None], labels[nearest]), weights)
     return {
         "silhouette": silhouette,
