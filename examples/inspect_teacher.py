@@ -28,11 +28,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES = {"teacher": {"linestyle": "-"}, "student": {"linestyle": "--", "markerfacecolor": "none"}}
 
 
-def load_images(config, split):
-    """Return the images of a split as they are tested, without augmentation."""
+def load_images(config, split, dtype="float32"):
+    """Return the images of a split as they are tested, without augmentation; uint8 are raw."""
     names = ["seed", "num_classes", "image_size", "data_dir"]
     names += ["validation_examples", "validation_seed"] if split != "test" else []
-    options = {name: config[name] for name in names}
+    options = {name: config[name] for name in names} | {"dtype": dtype}
     if split == "train" or (config.smoke and split == "test"):
         options["num_examples"] = config.num_examples
     try:

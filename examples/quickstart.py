@@ -17,13 +17,13 @@ import re
 import sys
 import time
 
+import cell_drawing
 import digit_scenes
 import keras
 import numpy as np
 from absl import app, flags, logging
 from keras import layers
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
 import keras_sdd
 
@@ -42,7 +42,6 @@ BATCH_SIZE = 64
 LEARNING_RATE = 0.04
 FIGURE_SCALES = (1, 2, 4)
 NUM_DRAWN = 4
-CONSISTENT, COMPLEMENTARY = "#1f5fa8", "#d95f02"
 # XLA's convolutions for CPUs take about three times as long as TensorFlow's own.
 JIT_COMPILE = False if keras.backend.backend() == "tensorflow" else "auto"
 
@@ -203,26 +202,13 @@ def write_csv(path, rows):
 def predict_cells(model, scenes, labels):
     """Return predicted classes and complementary cells, both (B, 21), of scales 1, 2 and 4."""
     maps = keras_sdd.expose_spatial_logits(model).predict(scenes, verbose=0)["spatial_logits"]
-    cells = keras_sdd.pool_cells(maps, FIGURE_SCALES)
-    decoupled = keras_sdd.losses.ScaleDecoupled(keras_sdd.losses.KD())
-    results = keras.ops.argmax(cells, axis=-1), decoupled.complementary(labels, cells)
-    return [keras.ops.convert_to_numpy(result) for result in results]
+    return cell_drawing.judge_cells(labels, keras_sdd.pool_cells(maps, FIGURE_SCALES))
 
 
 def draw_panel(axes, scene, scale, predicted, complementary):
     """Draw a scene with the predicted class of each of its scale x scale cells."""
     axes.imshow(scene[..., 0], cmap="gray_r", vmin=-0.1, vmax=1.3)
-    axes.set(xticks=[], yticks=[])
-    side = scene.shape[0] / scale
-    for cell, (digit, is_complementary) in enumerate(zip(predicted, complementary, strict=True)):
-        left, top = cell % scale * side - 0.5, cell // scale * side - 0.5
-        colour = COMPLEMENTARY if is_complementary else CONSISTENT
-        shade = (colour, 0.2 if is_complementary else 0.0)
-        axes.add_patch(Rectangle((left, top), side, side, facecolor=shade, edgecolor=colour))
-        size = {1: 16, 2: 12}.get(scale, 9)
-        badge = {"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"}
-        place = {"horizontalalignment": "left", "verticalalignment": "top"}
-        axes.text(left + 1, top + 1, digit, color="white", fontsize=size, bbox=badge, **place)
+    cell_drawing.draw_cells(axes, scene.shape[0], scale, predicted, complementary)
 
 
 def choose_scenes(model, scenes, labels):
@@ -250,12 +236,7 @@ def draw_cells(models, scenes, labels, path):
                 if i == 0:
                     axes.set_title("whole image" if scale == 1 else f"{scale} x {scale} cells")
             row[0].set_ylabel(f"label {labels[i]}", fontsize=12)
-    meanings = {
-        CONSISTENT: "consistent cell: right or wrong as the whole",
-        COMPLEMENTARY: "complementary cell: right if the whole is wrong, wrong if it is right",
-    }
-    handles = [Patch(color=colour, label=text) for colour, text in meanings.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=12, frameon=False)
+    cell_drawing.draw_legend(figure)
     figure.savefig(path, dpi=100)
 
 
