@@ -233,7 +233,7 @@ def own_data(tmp_path):
     return tmp_path / "own.npz"
 
 
-def start_study(data, folder, *further):
+def start_study(data, folder, **further):
     options = {
         "config": "configs/studies.py:own",
         "config.data.dataset": data,
@@ -241,11 +241,12 @@ def start_study(data, folder, *further):
         "config.methods": "('ce', 'kd')",
         "config.seeds": 2,
         "vary": "epochs=3",
+        "jobs": 1,
         "workdir": folder,
     }
-    flags = [f"--{key}={value}" for key, value in options.items()]
+    flags = [f"--{key}={value}" for key, value in (options | further).items()]
     return subprocess.Popen(
-        [sys.executable, EXAMPLES / "study.py", *flags, *further],
+        [sys.executable, EXAMPLES / "study.py", *flags],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
@@ -278,8 +279,8 @@ def test_study_that_is_killed_reports_what_an_unbroken_one_does(own_data, tmp_pa
     assert len(read_table(tmp_path / "whole")) == 4
     assert "| kd, epochs=3 " in printed and "undecided" in printed
     # A failure is told by name, and does not hide the rest.
-    options = ("--config.methods=('ce', 'sd_kd')", "--config.teachers=('none.keras',)")
-    failed = start_study(own_data, tmp_path / "whole", *options)
+    options = {"config.methods": "('ce', 'sd_kd')", "config.teachers": "('none.keras',)"}
+    failed = start_study(own_data, tmp_path / "whole", **options)
     told = failed.communicate()[0]
     assert failed.returncode == 1 and "2 runs failed" in told and "'none.keras'" in told
     assert "| ce, epochs=3 " in told and "not run" in told
