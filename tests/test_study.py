@@ -20,9 +20,11 @@ sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
 import command_line  # noqa: E402
 import records  # noqa: E402
 import results  # noqa: E402
+import study as study_program  # noqa: E402
 import study_arms  # noqa: E402
 import study_report  # noqa: E402
 import study_tuning  # noqa: E402
+import study_worker  # noqa: E402
 import study_workers  # noqa: E402
 
 from configs import studies  # noqa: E402
@@ -233,27 +235,57 @@ def own_data(tmp_path):
     return tmp_path / "own.npz"
 
 
-def start_study(data, folder, **further):
+class HereWorker(study_workers.Worker):
+    """Does runs in this process, where all is imported already."""
+
+    def do(self, run):
+        try:
+            study_worker.run({"config": run.config, "changes": run.changes, "workdir": run.workdir})
+        except command_line.SetupError as error:
+            return str(error)
+
+
+def run_here(data, folder, monkeypatch, **changes):
+    """Run the study of `kill_study` in this process; return its report and what failed."""
+    monkeypatch.setattr(study_workers, "Worker", HereWorker)
+    monkeypatch.chdir(REPOSITORY)
+    study = studies.get_config("own")
+    study.data.update(dataset=str(data), validation_examples=16)
+    with study.unlocked():
+        study.update({"methods": ("ce", "kd"), "seeds": 1} | changes)
+    layout, failures = study_program.run_study(study, folder, 1, {"epochs": [3]})
+    return study_report.write_report(layout, folder), failures
+
+
+def kill_study(data, folder):
+    """Start a study, and kill it in a student's run."""
     options = {
         "config": "configs/studies.py:own",
         "config.data.dataset": data,
         "config.data.validation_examples": 16,
         "config.methods": "('ce', 'kd')",
-        "config.seeds": 2,
+        "config.seeds": 1,
         "vary": "epochs=3",
         "jobs": 1,
         "workdir": folder,
     }
-    flags = [f"--{key}={value}" for key, value in (options | further).items()]
-    return subprocess.Popen(
-        [sys.executable, EXAMPLES / "study.py", *flags],
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "study.py", *(f"--{key}={x}" for key, x in options.items())],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if line.startswith("[2/3]"):  # the teacher, and the first student
+            break
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    return printed
 
 
 def read_table(folder):
@@ -263,24 +295,18 @@ def read_table(folder):
     return [{key: x for key, x in row.items() if key not in timed} for row in rows]
 
 
-def test_study_that_is_killed_reports_what_an_unbroken_one_does(own_data, tmp_path):
-    whole = start_study(own_data, tmp_path / "whole")
-    killed = start_study(own_data, tmp_path / "killed")
-    lines = (line for line in killed.stdout if line.startswith("["))
-    next(lines), next(lines)  # the teacher, and a student
-    time.sleep(0.3)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    killed = start_study(own_data, tmp_path / "killed")
-    printed, again = whole.communicate()[0], killed.communicate()[0]
-    assert whole.returncode == 0, printed
-    assert killed.returncode == 0, again
+def test_study_that_is_killed_reports_what_an_unbroken_one_does(own_data, tmp_path, monkeypatch):
+    printed = kill_study(own_data, tmp_path / "killed")
+    assert "[2/3]" in printed, printed
+    time.sleep(1.0)  # its worker has noticed
+    report, failures = run_here(own_data, tmp_path / "killed", monkeypatch)
+    assert not failures
+    assert run_here(own_data, tmp_path / "whole", monkeypatch) == (report, {})
     assert read_table(tmp_path / "whole") == read_table(tmp_path / "killed")
-    assert len(read_table(tmp_path / "whole")) == 4
-    assert "| kd, epochs=3 " in printed and "undecided" in printed
+    assert len(read_table(tmp_path / "whole")) == 2
+    assert "| kd, epochs=3 " in report and "undecided" in report
     # A failure is told by name, and does not hide the rest.
-    options = {"config.methods": "('ce', 'sd_kd')", "config.teachers": "('none.keras',)"}
-    failed = start_study(own_data, tmp_path / "whole", **options)
-    told = failed.communicate()[0]
-    assert failed.returncode == 1 and "2 runs failed" in told and "'none.keras'" in told
-    assert "| ce, epochs=3 " in told and "not run" in told
+    changes = {"methods": ("ce", "sd_kd"), "teachers": ("none.keras",)}
+    report, failures = run_here(own_data, tmp_path / "whole", monkeypatch, **changes)
+    assert len(failures) == 1 and all("'none.keras'" in error for error in failures.values())
+    assert "| ce, epochs=3 " in report and "not run" in report
