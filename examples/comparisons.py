@@ -231,6 +231,9 @@ def draw_comparisons(comparisons, path):
 def _sum_up(comparisons):
     words = [x.verdict.word for x in comparisons]
     if len(words) == 1:
-        return f"{comparisons[0].methods} is {words[0]} at the level of 5 %"
+        return (
+            f"{comparisons[0].methods} is {words[0]} at the level of {100 * verdicts.LEVEL:.1f} %"
+        )
     counts = ", ".join(f"{words.count(word)} {word}" for word in _STYLES)
-    return f"Of {len(words)} comparisons: {counts} (Holm's correction, level 5 %)"
+    level = f"Holm's correction, level {100 * verdicts.LEVEL:.1f} %"
+    return f"Of {len(words)} comparisons: {counts} ({level})"

@@ -23,6 +23,7 @@ import sys
 import comparisons
 import results
 import tables
+import verdicts
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -74,7 +75,7 @@ def report_comparisons(compared, problems=()):
             "Test accuracy after the last epoch, first method less second, points, paired by seed",
             comparisons.format_comparisons(compared),
             "Intervals and p are of Student's paired t-test, each on its own; the word goes by p "
-            f"after Holm's correction for the {len(compared)} of this table, at 0.05.",
+            f"after Holm's correction for the {len(compared)} of this table, at {verdicts.LEVEL}.",
             *list_shared(comparisons.find_shared(compared)),
         ]
     return "\n\n".join(parts + list_problems(problems))

@@ -80,12 +80,9 @@ def find_num_seeds(draws, power=0.8):
     return high
 
 
-def find_limit(num_draws, level=0.05):
-    """Return the number of wrong verdicts that a test of exactly `level` keeps to, 99 times of 100.
-
-    Draws scatter: of 1000, an exact test of 5 % has 50 wrong ones on average, not at most.
-    """
-    return int(stats.binom.ppf(0.99, num_draws, level))
+def find_limit(num_draws):
+    """Return the number of wrong verdicts that an exact test keeps to, 99 times of 100."""
+    return int(stats.binom.ppf(0.99, num_draws, verdicts.LEVEL))
 
 
 def report_errors(draws, families):

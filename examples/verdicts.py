@@ -11,6 +11,10 @@ import numpy as np
 from scipy import special
 
 MIN_SEEDS = 3
+CONFIDENCE = 0.95  # of intervals
+# A test of 5 % would decide 50 of 1000 comparisons of a method with itself on average, and often
+# more. At this level more than 50 come once in 200 times; see simulate_verdicts.py.
+LEVEL = 0.035
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Verdict:
 
     Attributes:
         mean: of the differences.
-        low, high: ends of Student's interval of the mean; NaN where there is none.
+        low, high: ends of Student's 95 % interval of the mean; NaN where there is none.
         p: of the two-sided paired t-test; NaN where there is none.
         num_seeds: number of differences.
         word: "better" if they are above zero, "worse" if below, or "undecided".
@@ -35,7 +39,7 @@ class Verdict:
     corrected_p: float
 
 
-def compare(differences, confidence=0.95):
+def compare(differences):
     """Return the verdict on differences of two methods, paired by seed.
 
     The test is Student's. Flipping signs at random needs no normal distribution, but its least p
@@ -45,40 +49,33 @@ def compare(differences, confidence=0.95):
 
     Args:
         differences: one number a seed, the method's less the other's.
-        confidence: of the interval; the test's level is the rest to 1.
 
     Returns:
         A `Verdict`, undecided with fewer than three seeds, and if all differences are equal:
         without a spread there is neither an interval nor a test.
 
     Raises:
-        ValueError: for no differences, other than finite ones, and a confidence beyond (0, 1).
+        ValueError: for no differences, and other than finite ones.
     """
     values = np.asarray(differences, dtype="float64")
     if values.ndim != 1 or not values.size or not np.isfinite(values).all():
         raise ValueError(f"Pass one finite difference a seed, or more. Received: {differences!r}")
-    _check_confidence(confidence)
     mean, low, high, p = float(values.mean()), math.nan, math.nan, math.nan
     # Equal but for the rounding of percentages.
     if np.ptp(values) > 1e-9 * max(1.0, abs(mean)):
         # What `scipy.stats.ttest_rel` does, in a thirtieth of its time: simulations call it often.
         freedom, error = values.size - 1, float(values.std(ddof=1)) / math.sqrt(values.size)
-        half = error * float(special.stdtrit(freedom, 0.5 + 0.5 * confidence))
+        half = error * float(special.stdtrit(freedom, 0.5 + 0.5 * CONFIDENCE))
         low, high = mean - half, mean + half
         p = 2.0 * float(special.stdtr(freedom, -abs(mean) / error))
-    word = _choose_word(mean, p, values.size, confidence)
+    word = _choose_word(mean, p, values.size)
     return Verdict(mean, low, high, p, values.size, word, p)
 
 
-def _choose_word(mean, p, num_seeds, confidence):
-    if num_seeds < MIN_SEEDS or not p < 1.0 - confidence:  # NaN is not
+def _choose_word(mean, p, num_seeds):
+    if num_seeds < MIN_SEEDS or not p < LEVEL:  # NaN is not
         return "undecided"
     return "better" if mean > 0.0 else "worse"
-
-
-def _check_confidence(confidence):
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must be between 0 and 1. Received: {confidence!r}")
 
 
 def correct_holm(p_values):
@@ -99,15 +96,14 @@ def correct_holm(p_values):
     return corrected
 
 
-def correct_verdicts(verdicts, confidence=0.95):
+def correct_verdicts(verdicts):
     """Return verdicts that were reached together with words by p after Holm's correction."""
-    _check_confidence(confidence)
     corrected = correct_holm([verdict.p for verdict in verdicts])
     return [
         dataclasses.replace(
             verdict,
             corrected_p=p,
-            word=_choose_word(verdict.mean, p, verdict.num_seeds, confidence),
+            word=_choose_word(verdict.mean, p, verdict.num_seeds),
         )
         for verdict, p in zip(verdicts, corrected, strict=True)
     ]
@@ -143,13 +139,12 @@ def _index_by_seed(rows, key):
     return values
 
 
-def compare_groups(rows_a, rows_b, key="last_accuracy", confidence=0.95):
+def compare_groups(rows_a, rows_b, key="last_accuracy"):
     """Return the verdict on two groups of runs, and the seeds that have no partner.
 
     Args:
         rows_a, rows_b: rows of two groups, as of `results.group_rows`.
         key: of a number of which more is better.
-        confidence: as for `compare`.
 
     Raises:
         ValueError: if no seed is common, and as `pair_by_seed` does.
@@ -157,4 +152,4 @@ def compare_groups(rows_a, rows_b, key="last_accuracy", confidence=0.95):
     differences, alone = pair_by_seed(rows_a, rows_b, key)
     if not differences:
         raise ValueError(f"The groups have no seed in common. Received: seeds {alone}")
-    return compare(list(differences.values()), confidence), alone
+    return compare(list(differences.values())), alone
