@@ -67,7 +67,7 @@ _STUDY = {
     "settings": {},
     "trials": 0,
 }
-_TRIALS = 5
+_TRIALS = 3
 STUDIES = {
     "digits": {
         "experiments": "digit_scenes",

@@ -1,7 +1,8 @@
 """How a study chooses settings: Optuna, on validation images, as many trials for each arm.
 
 What is searched is one factor for the weights of all terms of a method, from an eighth to eight
-times the published ones, which are the first trial. A trial is a run with a seed that the study
+times the published ones. The first trials have these, a quarter and four times; what follows is
+proposed by Optuna's TPE sampler. A trial is a run with a seed that the study
 does not use; it never reads a test image. Optuna keeps its trials in an SQLite file, so that a
 study that was killed goes on with them.
 """
@@ -14,6 +15,7 @@ import records
 import study_arms
 
 SEED = 1000
+FIRST = (1.0, 0.25, 4.0)
 _DISTRIBUTION = optuna.distributions.FloatDistribution(0.125, 8.0, log=True)
 
 
@@ -66,10 +68,10 @@ class Sweep:
             if number < len(done):
                 act(self.make_run(number, done[number].params["factor"]))
                 continue
-            asked, factor = None, 1.0
-            if number:
+            asked, factor = None, FIRST[min(number, len(FIRST) - 1)]
+            if number >= len(FIRST):
                 # What is proposed depends on the trials that are done alone, not on kills.
-                search.sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=3)
+                search.sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=len(FIRST))
                 asked = search.ask(distributions)
                 factor = asked.params["factor"]
             run = self.make_run(number, factor)
