@@ -42,12 +42,15 @@ NETWORKS = {
     "shufflenet_v1": _SLOW,
     "shufflenet_v2": _SLOW,
     "cnn_8_16_32": {"student": "small/cnn_8_16_32"},
+    "cnn_16_32_64_64": {"student": "small/cnn_16_32_64_64"},
 }
 _ALIKE = {"scales": (1, 2), "beta": 8.0}
 _SETTINGS = {"scales": (1, 2, 4), "beta": 8.0}
 PAIRS = {
     "cnn_32_64_128_128,cnn_8_16_32": _ALIKE,
+    "cnn_32_64_128_128,cnn_16_32_64_64": _ALIKE,
     "wrn_16_2,cnn_8_16_32": _SETTINGS,
+    "wrn_16_2,cnn_16_32_64_64": _SETTINGS,
     "wrn_16_2,resnet8": _SETTINGS,
     "vgg8,resnet8": _SETTINGS,
     "resnet8x4,wrn_16_1": _SETTINGS,

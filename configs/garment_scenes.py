@@ -27,8 +27,20 @@ SETTINGS = {
 NETWORKS = {
     "cnn_16_32_64_64": {"student": "small/cnn_16_32_64_64"},
     "cnn_8_16_32": {"student": "small/cnn_8_16_32"},
+    "cnn_32_64_128_128": {"student": "small/cnn_32_64_128_128"},
+    "resnet8": {},
 }
-PAIRS = {"cnn_16_32_64_64,cnn_8_16_32": {"scales": (1, 2, 4), "beta": 8.0}}
+# The cells of scale 4 are the places of the scenes, whichever the networks.
+PAIRS = {
+    pair: {"scales": (1, 2, 4), "beta": 8.0}
+    for pair in (
+        "cnn_16_32_64_64,cnn_8_16_32",
+        "cnn_32_64_128_128,cnn_8_16_32",
+        "cnn_32_64_128_128,cnn_16_32_64_64",
+        "resnet8,cnn_8_16_32",
+        "resnet8,cnn_16_32_64_64",
+    )
+}
 METHODS = ("kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd")
 TABLES = {
     "garment_scenes": {f"{pair},{method}": None for pair in PAIRS for method in METHODS},

@@ -9,7 +9,7 @@ a variant is an arm that changes something of it; it is compared with `against`,
 
 from ml_collections import config_dict
 
-from configs import recipes
+from configs import digit_scenes, fashion_mnist, garment_scenes, recipes
 
 _METHODS = (
     *("ce", "kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd", "lskd_kd", "sd_lskd_kd"),
@@ -57,6 +57,18 @@ def _use_unlabelled(count, epochs):
     }
 
 
+# What scales give on many pairs, without any tuning.
+_SCALES = {
+    "methods": ("kd",),
+    "variants": {
+        f"SD-KD, M={{{','.join(map(str, scales))}}}": {
+            "method": "sd_kd",
+            "against": "kd",
+            _SDD + "scales": scales,
+        }
+        for scales in ((1, 2), (1, 4), (1, 2, 4))
+    },
+}
 # experiments: config file of the pairs. teachers: of all pairs, files of trained teachers; empty
 # for those that the study trains. data: keys of the configs of teachers and students. settings:
 # of those of students. trials: with which each arm is tuned on validation images, 0 for none.
@@ -93,6 +105,21 @@ STUDIES = {
         "pairs": _SCENES,
         "methods": ("kd", "sd_kd", "class_averaged", "class_decoupled"),
         "variants": {name: {"method": "sd_kd"} | x for name, x in _ABLATIONS.items()},
+    },
+    "scales_digits": {
+        "experiments": "digit_scenes",
+        "pairs": tuple(digit_scenes.PAIRS),
+        **_SCALES,
+    },
+    "scales_garments": {
+        "experiments": "garment_scenes",
+        "pairs": tuple(garment_scenes.PAIRS)[:3],
+        **_SCALES,
+    },
+    "scales_fashion": {
+        "experiments": "fashion_mnist",
+        "pairs": tuple(fashion_mnist.PAIRS)[:4],
+        **_SCALES,
     },
     "unlabelled": {
         "experiments": "fashion_mnist",

@@ -71,7 +71,8 @@ class Sweep:
             asked, factor = None, FIRST[min(number, len(FIRST) - 1)]
             if number >= len(FIRST):
                 # What is proposed depends on the trials that are done alone, not on kills.
-                search.sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=len(FIRST))
+                sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=len(FIRST))
+                search.sampler = sampler
                 asked = search.ask(distributions)
                 factor = asked.params["factor"]
             run = self.make_run(number, factor)
