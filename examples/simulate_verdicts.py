@@ -113,7 +113,10 @@ def main(argv):
         raise app.UsageError(f"Expected flags only, --name=value. Received: {' '.join(argv[1:])}")
     values = flags.FLAGS
     deviations = [float(x) for x in values.deviation]
-    print("A method compared with itself: families of comparisons with a wrong verdict\n")
+    print(
+        "A method compared with itself: families of comparisons with a wrong verdict, decided at "
+        f"{100 * verdicts.LEVEL:g} % (a test of 5 % has 5 % of them)\n"
+    )
     itself = Draws(deviations[0], 0.0, values.draws, values.seed)
     print(report_errors(itself, [1, values.comparisons]))
     print("\nSeeds that a difference of accuracies takes, in points\n")
