@@ -39,6 +39,8 @@ def run_study(study, folder, jobs, grid):
         study_workers.do_all([lambda act, run=run: act(run) for run in runs], jobs, progress)
 
     do(teachers)
+    if progress.failures:  # no student without its teacher
+        return layout, progress.failures
     study_workers.do_all([sweep.search for sweep in sweeps], jobs, progress)
     layout.tuned = study_tuning.read_choices(layout, sweeps)
     # The first seed alone makes the caches that the others find.
