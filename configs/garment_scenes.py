@@ -2,52 +2,21 @@
 
 --config=configs/garment_scenes.py:cnn_16_32_64_64,cnn_8_16_32,sd_kd is one experiment,
 --config=configs/garment_scenes.py:cnn_8_16_32 trains a network with labels only.
+All but the scenes is as with digits.
 """
 
-from configs import recipes
+import dataclasses
 
-RECIPE = {
-    "dataset": "scenes/garments.npz",
-    "num_classes": 10,
-    "image_size": 64,
-    "validation_examples": 1000,
-    "batch_size": 64,
-    "epochs": 30,
-    "learning_rate": 0.05,
-    "milestones": (18, 24, 28),
-    "weight_decay": 5e-4,
-    "augment": False,
-}
-SETTINGS = {
-    "temperature": 4.0,
-    "kd_label_weight": 0.1,
-    "kd_weight": 0.9,
-    "warmup_of_programs": 3,
-}
-NETWORKS = {
-    "cnn_16_32_64_64": {"student": "small/cnn_16_32_64_64"},
-    "cnn_8_16_32": {"student": "small/cnn_8_16_32"},
-    "cnn_32_64_128_128": {"student": "small/cnn_32_64_128_128"},
-    "resnet8": {},
-}
-# The cells of scale 4 are the places of the scenes, whichever the networks.
-PAIRS = {
-    pair: {"scales": (1, 2, 4), "beta": 8.0}
-    for pair in (
-        "cnn_16_32_64_64,cnn_8_16_32",
-        "cnn_32_64_128_128,cnn_8_16_32",
-        "cnn_32_64_128_128,cnn_16_32_64_64",
-        "resnet8,cnn_8_16_32",
-        "resnet8,cnn_16_32_64_64",
-    )
-}
-METHODS = ("kd", "sd_kd", "dkd", "sd_dkd", "nkd", "sd_nkd")
+from configs import digit_scenes
+
+RECIPE = digit_scenes.RECIPE | {"dataset": "scenes/garments.npz", "image_size": 64}
+NETWORKS, PAIRS = digit_scenes.NETWORKS, digit_scenes.PAIRS
 TABLES = {
-    "garment_scenes": {f"{pair},{method}": None for pair in PAIRS for method in METHODS},
-    "labels_only": dict.fromkeys(NETWORKS),
+    "garment_scenes": digit_scenes.TABLES["digit_scenes"],
+    "labels_only": digit_scenes.TABLES["labels_only"],
 }
-EXPERIMENTS = recipes.Experiments(
-    "garment_scenes", "cifar100", RECIPE, SETTINGS, NETWORKS, PAIRS, TABLES
+EXPERIMENTS = dataclasses.replace(
+    digit_scenes.EXPERIMENTS, name="garment_scenes", recipe=RECIPE, tables=TABLES
 )
 
 
