@@ -630,3 +630,12 @@ def test_own_files_that_are_none(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "own.npz").read_bytes()[:300])
     with pytest.raises(ValueError, match="cut.npz cannot be read"):
         data.load(str(tmp_path / "cut.npz"), "train")
+
+
+def test_labels_of_a_part(tmp_path):
+    path = write_arrays(tmp_path / "own.npz")
+    options = {"batch_size": 2, "with_ids": True, "labelled_examples": 2}
+    _, labels, ids = read(data.load(path, "train", **options))
+    assert dict(zip(ids, labels, strict=True)) == {0: 0, 1: 1, 2: -1, 3: -1, 4: -1, 5: -1}
+    with pytest.raises(ValueError, match="`labelled_examples` must be an integer, 1 or greater"):
+        data.load(path, "train", labelled_examples=0)

@@ -17,6 +17,7 @@ import command_line  # noqa: E402
 import distill  # noqa: E402
 import experiment  # noqa: E402
 import measures  # noqa: E402
+import records  # noqa: E402
 import train_teacher  # noqa: E402
 
 from configs import cifar100, own_data  # noqa: E402
@@ -127,6 +128,19 @@ def test_run_that_was_killed_before_its_result_ends_as_the_unbroken_one(tmp_path
     assert {k: v for k, v in again.items() if k not in timed} == {
         k: v for k, v in whole.items() if k not in timed
     }
+
+
+@on_one
+def test_images_without_labels_take_part_in_distillation_alone(tmp_path):
+    config = make_config("resnet56,resnet20,sd_kd", labelled_examples=1)
+    result = distill.distill(config, tmp_path / "run")
+    row = records.read_log(tmp_path / "run")[0]
+    # One image in 48 has a label: two of three steps have none at all.
+    assert row["distillation_loss"] > 0 and 0 <= result["last_accuracy"] <= 100
+    train, validation = experiment.load_data(config)
+    labels = np.concatenate([x for _, x in train.as_numpy_iterator()])
+    assert (labels >= 0).sum() == 1 and len(labels) == 48
+    assert min(x.min() for _, x in validation.as_numpy_iterator()) >= 0
 
 
 @on_one
