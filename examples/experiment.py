@@ -110,7 +110,7 @@ def build_distiller(config, teacher, student, steps_per_epoch, num_samples):
         student_loss_weight=config.student_loss_weight,
         fold_teacher=config.fold_teacher,
         teacher_dtype=config.teacher_dtype or None,
-        ignore_class=-1 if config.labelled_examples else None,
+        ignore_class=-1 if config.get("labelled_examples") else None,
     )
 
 

@@ -58,12 +58,13 @@ class GDKD(LogitLoss):
 
 
 def find_top(logits, count):
-    """Boolean mask (..., K) of the `count` largest logits, the first among equals."""
-    last = ops.top_k(logits, count)[0][..., -1:]
-    above, equal = logits > last, logits == last
-    left = count - ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
-    first = ops.cumsum(ops.cast(equal, "int32"), axis=-1) <= left
-    return ops.logical_or(above, ops.logical_and(equal, first))
+    """Boolean mask (..., K) of the `count` largest logits; among equals, as the backend takes them.
+
+    By their indices: a compiler that computes the logits twice may find the least of the largest
+    one rounding beside itself.
+    """
+    _, indices = ops.top_k(logits, count)
+    return ops.any(target_mask(indices, logits.shape[-1]), axis=-2)
 
 
 def _split(logits, parts):

@@ -57,7 +57,8 @@ class RLD(LogitLoss):
 
     def _compare_others(self, teacher, student, mask):
         label_logit = ops.sum(ops.where(mask, teacher, 0.0), axis=-1, keepdims=True)
-        below = teacher < label_logit
+        # A compiler that computes the label's logit twice may find one rounding below the other.
+        below = ops.logical_and(teacher < label_logit, ops.logical_not(mask))
         # Where all are masked the excluded are alike on both sides, and left out below.
         teacher, student = (
             ops.log_softmax(ops.where(below, soften(x, self.temperature), EXCLUDED))
