@@ -179,7 +179,11 @@ def draw_curves(path, curves, pairs):
                 panel.plot(range(1, len(values) + 1), values, color=colour, label=key[1])
             panel.set_xlabel("epoch")
             panel.spines[["top", "right"]].set_visible(False)
-        row[0].set(ylabel="loss on the labels", yscale="log", title=pair.replace(",", " to "))
+        row[0].set(
+            ylabel="loss on the labels, times its weight",
+            yscale="log",
+            title=pair.replace(",", " to "),
+        )
         row[1].set(ylabel="accuracy on validation images", title="means over seeds")
         row[1].legend(frameon=False)
     figure.savefig(path, dpi=100)
@@ -193,7 +197,7 @@ def draw_accuracies(path, lines, pairs):
     for panel, pair in zip(panels, pairs, strict=True):
         for line in (x for x in lines if x.pair == pair and x.rows):
             place, values = arms.index(line.arm.name), [row["last_accuracy"] for row in line.rows]
-            panel.scatter(values, [place] * len(values), s=22, color="#0072b2", alpha=0.5, lw=0)
+            panel.scatter(values, [place] * len(values), s=22, color="#0072b2", lw=0, zorder=3)
             verdict = verdicts.compare(values)
             panel.plot(verdict.mean, place, "D", color="#d55e00", markersize=5)
             if not math.isnan(verdict.low):
