@@ -214,9 +214,13 @@ def _train(config, workdir, devices, build_model):
     measured = {}
     if config.test:
         teacher, jit_compile = getattr(model, "teacher", None), machine.choose_jit_compile(config)
-        measured = measures.measure_run(
-            workdir, load_test_data(config), jit_compile, teacher, config.get("teacher_cache")
-        )
+        folder = config.get("teacher_cache")
+        try:
+            measured = measures.measure_run(
+                workdir, load_test_data(config), jit_compile, teacher, folder
+            )
+        except ValueError as error:
+            raise SetupError(error) from error
     if not devices.is_main:
         return None
     result = records.write_result(workdir, config, network.count_params(), measured)

@@ -1,16 +1,18 @@
 """What a finished run is measured by, on the test images, which are read here and once."""
 
+import contextlib
 import os
 import pathlib
 import statistics
 import time
+import zipfile
 
 import keras
 import numpy as np
 
+import keras_sdd
 from keras_sdd import calibration
 from keras_sdd.cache import digest_weights
-from keras_sdd.heads import class_logits
 
 _TIMED_BATCH = 16
 _REPEATS = 7
@@ -56,14 +58,23 @@ class _KeptClasses:
         self.path = pathlib.Path(folder, f"test-{name}.npz") if folder and name else None
         self.classes = self.labels = None
         if self.path and self.path.is_file():
-            with np.load(self.path) as file:
-                self.classes, self.labels = file["classes"], file["labels"]
+            # Damaged, it is made again.
+            with contextlib.suppress(EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile):
+                with open(self.path, "rb") as stream, np.load(stream) as file:
+                    self.labels, self.classes = file["labels"], file["classes"]
 
     def keep(self, labels, logits):
-        """Take the teacher's logits; without them, check that the images are those of before."""
+        """Take the teacher's logits; without them, check that the images are those of before.
+
+        Raises:
+            ValueError: if they are others.
+        """
         if logits is None:
             if not np.array_equal(labels, self.labels):
-                raise ValueError(f"{self.path} is of other test images; remove it.")
+                raise ValueError(
+                    "What the teacher predicts was kept for other test images. Remove this file, "
+                    f"and run the same command again. Received: {self.path}"
+                )
             return
         self.classes = np.argmax(logits, axis=-1)
         if self.path:
@@ -116,8 +127,13 @@ def measure_logits(labels, logits, teacher_classes=None):
 
 
 def make_predictor(network, jit_compile):
-    """Return the function from images (B, ...) to the class logits (B, K) of a network."""
-    logits = keras.Model(network.input, class_logits(network))
+    """Return the function from images (B, ...) to the class logits (B, K) of a network.
+
+    A final softmax is left out.
+    """
+    read = keras_sdd.Network(network, frozen=True)
+    selected = read.select({"logits": read.logits})
+    logits = keras.Model(selected.inputs[0], selected.output["logits"])
     logits.compile(jit_compile=jit_compile)
     return logits.predict_on_batch
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import sys
 
 import keras
@@ -86,6 +87,13 @@ def test_test_images_are_read_once_and_at_the_end(guarded, tmp_path):
     again = distill.distill(config, tmp_path / "again")
     assert again["teacher"] == result["teacher"]
     assert kept.stat().st_mtime_ns == written
+    # What was kept for other images is refused, with the file's name.
+    np.savez(kept, classes=np.zeros(3), labels=np.zeros(3))
+    shutil.rmtree(tmp_path / "again")
+    with pytest.raises(command_line.SetupError, match=f"other test images.*{kept.name}"):
+        distill.distill(config, tmp_path / "again")
+    kept.write_bytes(b"cut")  # damaged, it is made again, by the run that broke there
+    assert distill.distill(config, tmp_path / "again")["last_accuracy"] == again["last_accuracy"]
 
 
 @on_one
@@ -177,13 +185,20 @@ def test_own_data_and_own_networks(tmp_path):
     np.savez(tmp_path / "own.npz", **arrays)
     inputs = keras.Input((16, 16, 1))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
-    keras.Model(inputs, keras.layers.Dense(3)(x)).save(tmp_path / "net.keras")
+    network = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    network.save(tmp_path / "net.keras")
     config = own_data.get_config("cnn_8_16_32,cnn_8_16_32,sd_kd")
     path = str(tmp_path / "net.keras")
     config.update(dataset=str(tmp_path / "own.npz"), validation_examples=10, epochs=1, student=path)
     config.teacher_checkpoint = path
     result = distill.distill(config, tmp_path / "run")
     assert result["parameters"] == 4 * 9 + 4 + 15
+    # A final softmax does not pass for logits.
+    last = keras.saving.load_model(tmp_path / "run/last.keras")
+    mean, std = (np.array(data.find_spec(config.dataset)[key]) for key in ("mean", "std"))
+    p = last.predict((arrays["x_test"] / 255 - mean) / std, verbose=0)
+    nll = -np.log(p[range(20), arrays["y_test"]]).mean()
+    assert result["last_nll"] == pytest.approx(nll, rel=1e-4)
     # Of the student only the architecture counts.
     fresh = experiment.build_network(config, path, (16, 16, 1))
     given = keras.saving.load_model(path)
