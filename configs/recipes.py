@@ -25,6 +25,7 @@ _RUN = {
     "learning_rate_factor": 0.1,
     "eval_batch_size": 256,
     "steps_per_execution": 1,
+    "save_epochs": 1,  # from one state to the next, of which a killed run goes on
     "dtype_policy": "float32",
     # "auto" is Keras's own choice, except on CPUs with TensorFlow, whose convolutions XLA slows.
     "jit_compile": "auto",

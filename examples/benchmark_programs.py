@@ -112,6 +112,7 @@ def make_config(name, options):
     values = {
         "method": method,
         "batch_size": options.batch_size,
+        "labelled_examples": None,
         "fold_teacher": True,
         "teacher_dtype": None,
     }

@@ -110,7 +110,7 @@ def build_distiller(config, teacher, student, steps_per_epoch, num_samples):
         student_loss_weight=config.student_loss_weight,
         fold_teacher=config.fold_teacher,
         teacher_dtype=config.teacher_dtype or None,
-        ignore_class=-1 if config.get("labelled_examples") else None,
+        ignore_class=-1 if config.labelled_examples else None,
     )
 
 
@@ -197,7 +197,7 @@ def _train(config, workdir, devices, build_model):
         verbose = 1 if sys.stdout.isatty() else 2  # a log file cannot redraw a line
     else:  # saving takes all processes
         elsewhere = tempfile.TemporaryDirectory()
-        callbacks.append(records.SaveState(elsewhere.name))
+        callbacks.append(records.SaveRun(elsewhere.name, config.save_epochs))
     records.restore_state(model, workdir)
     initial_epoch = records.count_finished_epochs(workdir)
     devices.prepare(model)  # from here on, nobody is far ahead of the others
@@ -253,7 +253,7 @@ def attach_cache(config, distiller, train_data, devices):
 def start_records(config, workdir, devices):
     """Write what runs on what, and return the callbacks that write the rest."""
     records.write_setup(workdir, config, f"{devices.num_devices} x {machine.describe_device()}")
-    return records.make_callbacks(workdir, records.rewind_log(workdir))
+    return records.make_callbacks(workdir, records.rewind_log(workdir), config.save_epochs)
 
 
 def report(result, workdir):

@@ -3,15 +3,14 @@
 config.json, versions.json   what runs, on what
 log.csv, tensorboard/        every epoch; TensorBoard's only if it is installed
 best.keras, last.keras       the student, or the network trained with labels only
-state/                       all that the next epoch needs; gone when the run is finished
+state/epoch_K/               all that epoch K + 1 needs; gone when the run is finished
 result.json                  written last: a run that has it is finished
 lock                         held by the process that writes, which it names
 
-A killed run goes on at the start of the epoch that broke, which gives the weights of an unbroken
-run, as the data of an epoch depend on its number alone. Every file that decides this is put in
-place in one piece. An epoch is logged before its state is saved, and its networks after: whenever a
-kill comes, the log has every epoch of the state, and networks that it cost are saved again. A
-folder in which this does not hold was damaged from outside, and is refused.
+A killed run goes on from the last state, which gives the weights of an unbroken run, as the data of
+an epoch depend on its number alone. A state is put in place in one piece, with the best network so
+far in it, after its epochs were logged; the networks beside are copies of it, made anew when a run
+goes on. A folder in which this does not hold was damaged from outside, and is refused.
 `keras.callbacks.BackupAndRestore` is not used: it writes weights and epoch one after the other, so
 that a kill between them repeats an epoch, and with a `save_freq` in batches it takes the weights of
 mid-epoch to the first batch of that epoch.
@@ -35,48 +34,65 @@ import config_keys
 import keras
 from folder_lock import FolderError
 
-# Keys of a config that say where data lie, not what runs.
-PLACES = ("data_dir", "teacher_cache")
+# Keys of a config that say where data lie and what is kept, not what runs.
+PLACES = ("data_dir", "teacher_cache", "save_epochs")
 _PACKAGES = ("keras", "numpy", "tensorflow", "jax", "torch", "tensorflow-datasets")
-_STATE = re.compile(r"epoch_(\d+)\.weights\.h5")
+_STATE, _WEIGHTS = re.compile(r"epoch_(\d+)"), "training.weights.h5"
 _REMEDY = "Put the file back from a copy, or remove the folder to run it again from the start"
 
 
-class SaveState(keras.callbacks.Callback):
-    """Keep the state of the last finished epoch, whose number is part of the file's name."""
+class SaveRun(keras.callbacks.Callback):
+    """Save what a killed run goes on from, and its networks, after every few epochs and the last.
 
-    def __init__(self, folder):
+    Args:
+        workdir: folder of the run.
+        every: number of epochs from one state to the next.
+        best: the highest accuracy that the run had before, if it goes on.
+    """
+
+    def __init__(self, workdir, every=1, best=-1.0):
         super().__init__()
-        self.folder = pathlib.Path(folder)
+        self.workdir, self.every, self.best = pathlib.Path(workdir), every, best
+        self.folder = self.workdir / "state"
+
+    def on_train_begin(self, logs=None):
+        epochs = count_finished_epochs(self.workdir)
+        if epochs:  # a kill may have come before, or after epochs that are run again
+            shutil.copy(self.folder / f"epoch_{epochs}" / "best.keras", self.folder)
+            self.keep_networks()
 
     def on_epoch_end(self, epoch, logs=None):
         self.folder.mkdir(exist_ok=True)
-        unfinished = self.folder / "unfinished.weights.h5"
-        self.model.save_weights(unfinished, overwrite=True)
-        saved = self.folder / f"epoch_{epoch + 1}.weights.h5"
-        os.replace(unfinished, saved)
-        for path in self.folder.iterdir():
+        if logs["val_accuracy"] > self.best:
+            self.best = logs["val_accuracy"]
+            self.student.save(self.folder / "best.keras")
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
+            self.save(epoch + 1)
+
+    @property
+    def student(self):
+        return getattr(self.model, "student", self.model)
+
+    def save(self, epochs):
+        """Put the state after that many epochs in the place of the one before."""
+        unfinished, saved = self.folder / "unfinished", self.folder / f"epoch_{epochs}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        self.model.save_weights(unfinished / _WEIGHTS)
+        shutil.copy(self.folder / "best.keras", unfinished)
+        os.rename(unfinished, saved)
+        for path in self.folder.glob("epoch_*"):
             if path != saved:
-                path.unlink()
+                shutil.rmtree(path)
+        self.keep_networks()
 
-
-class SaveStudent(keras.callbacks.ModelCheckpoint):
-    """`ModelCheckpoint` of the student of a distiller, or of the model itself.
-
-    Args:
-        again: whether to save what a run goes on from, too: a kill may have come before.
-    """
-
-    def __init__(self, filepath, again=False, **options):
-        super().__init__(filepath, **options)
-        self.again = again
-
-    def on_train_begin(self, logs=None):
-        if self.again:
-            self.model.save(self.filepath)
-
-    def set_model(self, model):
-        super().set_model(getattr(model, "student", model))
+    def keep_networks(self):
+        """Put the networks of the state in the run's folder."""
+        self.student.save(self.folder / "last.keras")
+        os.replace(self.folder / "last.keras", self.workdir / "last.keras")
+        copied = self.folder / "copy.keras"
+        shutil.copy(self.folder / "best.keras", copied)
+        os.replace(copied, self.workdir / "best.keras")
 
 
 class LogTraining(keras.callbacks.Callback):
@@ -167,12 +183,13 @@ def restore_state(model, workdir):
     """Put a compiled model into the state of the last finished epoch, if there is one.
 
     Raises:
-        FolderError: if the file is damaged, or of another model.
+        FolderError: if a file of it is damaged, or of another model.
     """
     epochs = count_finished_epochs(workdir)
     if not epochs:
         return
-    path = workdir / "state" / f"epoch_{epochs}.weights.h5"
+    path = workdir / "state" / f"epoch_{epochs}" / _WEIGHTS
+    check_network(path.with_name("best.keras"))
     model.optimizer.build(model.trainable_variables)
     try:
         model.load_weights(path)
@@ -227,24 +244,18 @@ def rewind_log(workdir):
     return rows
 
 
-def make_callbacks(workdir, rows):
+def make_callbacks(workdir, rows, every=1):
     """Return the callbacks of a run that has finished the epochs `rows`, the state's last.
 
-    Raises:
-        FolderError: if the best network of these is missing or damaged.
+    Args:
+        workdir: folder of the run.
+        rows: as of `rewind_log`.
+        every: number of epochs from one state to the next.
     """
-    best = max(rows, key=lambda row: row["val_accuracy"], default=None)
-    monitor = {"monitor": "val_accuracy", "mode": "max", "save_best_only": True}
-    if best:
-        monitor |= {"initial_value_threshold": best["val_accuracy"], "again": best is rows[-1]}
-    if best and best is not rows[-1]:
-        check_network(workdir / "best.keras")
     callbacks = [
         LogTraining(),
         keras.callbacks.CSVLogger(workdir / "log.csv", append=bool(rows)),
-        SaveState(workdir / "state"),
-        SaveStudent(workdir / "best.keras", **monitor),
-        SaveStudent(workdir / "last.keras", again=bool(rows)),
+        SaveRun(workdir, every, max((row["val_accuracy"] for row in rows), default=-1.0)),
     ]
     if importlib.util.find_spec("tensorboard"):
         folder = str(workdir / "tensorboard")
@@ -253,7 +264,7 @@ def make_callbacks(workdir, rows):
 
 
 def check_network(path):
-    """Raise a FolderError if a `.keras` file of an earlier epoch is missing or damaged."""
+    """Raise a FolderError if a `.keras` file is missing or damaged."""
     try:
         with zipfile.ZipFile(path) as file:
             fault = file.testzip()

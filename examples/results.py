@@ -23,7 +23,7 @@ sys.path.insert(0, str(_CONFIGS.parent))
 # Keys that may differ from the cell's config: they say where, with what seed and how fast to run,
 # or have a column of their own.
 _FREE = {"seed", "data_dir", "teacher_checkpoint", "eval_batch_size", "deterministic", "protocol"}
-_FREE |= {"steps_per_execution", "jit_compile", "fold_teacher", "teacher_cache"}
+_FREE |= {"save_epochs", "steps_per_execution", "jit_compile", "fold_teacher", "teacher_cache"}
 # What the cell is, and what it is compared with: no settings.
 _NAMES = {"cell", "method", "reading", "smoke", "table", "paper_accuracy", "paper_top5_accuracy"}
 _TEXTS = ("cell", "method", "reading", "protocol", "backend", "teacher", "changes")

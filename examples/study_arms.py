@@ -8,6 +8,8 @@ import re
 
 import command_line
 
+_SAVE_EPOCHS = 10  # short runs: to save takes as long as an epoch of few images
+
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
@@ -133,7 +135,8 @@ class Layout:
         """Return the run of an arm with a seed; `further` changes come on top."""
         student = pair.split(",")[1]
         where = student if arm.method == "ce" else pair.replace(",", "-")
-        changes = self.data | dict(self.study.settings) | arm.changes
+        changes = {"save_epochs": _SAVE_EPOCHS} | self.data | dict(self.study.settings)
+        changes |= arm.changes
         changes |= self.tuned.get(pair, {}).get(arm.name, {}) | {"seed": seed} | (further or {})
         name = re.sub(r"[^\w.+=/-]+", "_", arm.name)
         workdir = self.folder / folder / where / name / f"seed{seed}"

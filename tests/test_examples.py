@@ -250,7 +250,7 @@ class Kill(keras.callbacks.Callback):
 
     def join(self, callbacks):
         """Return callbacks with this one beside what saves the state."""
-        (place,) = (i for i, x in enumerate(callbacks) if isinstance(x, records.SaveState))
+        (place,) = (i for i, x in enumerate(callbacks) if isinstance(x, records.SaveRun))
         place += self.when == "saved"
         return [*callbacks[:place], self, *callbacks[place:]]
 

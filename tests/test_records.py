@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -186,15 +187,17 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def write_state(workdir, epochs, content=b""):
-    (workdir / "state").mkdir(parents=True, exist_ok=True)
-    (workdir / "state" / f"epoch_{epochs}.weights.h5").write_bytes(content)
+    folder = workdir / "state" / f"epoch_{epochs}"
+    folder.mkdir(parents=True)
+    (folder / "training.weights.h5").write_bytes(content)
+    build_tiny().save(folder / "best.keras")
 
 
 def test_log_is_rewound_to_the_saved_state(tmp_path):
     (tmp_path / "log.csv").write_text("epoch,val_accuracy\n0,0.5\n1,0.75\n2,0.")
     write_state(tmp_path, 1)
-    for name in ("unfinished.weights.h5", "epoch_2.weights.h5.copy"):
-        (tmp_path / "state" / name).touch()
+    for name in ("unfinished", "epoch_2.copy"):
+        (tmp_path / "state" / name).mkdir()
     assert records.count_finished_epochs(tmp_path) == 1
     assert records.rewind_log(tmp_path) == [{"epoch": 0.0, "val_accuracy": 0.5}]
     assert (tmp_path / "log.csv").read_text() == "epoch,val_accuracy\n0,0.5\n"
@@ -233,27 +236,47 @@ def test_log_that_is_shorter_than_the_state_is_refused(tmp_path, text):
     assert read_all(tmp_path) == before
 
 
-def test_best_weights_survive_a_resume(tmp_path):
-    rows = [{"val_accuracy": 0.7}, {"val_accuracy": 0.5}]
-    build_tiny().save(tmp_path / "best.keras")
-    best, last = records.make_callbacks(tmp_path, rows)[3:5]
-    assert best.best == 0.7 and best.save_best_only
-    assert last.again and not best.again  # of the state that it goes on from
-
-
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "changed"])
 def test_damaged_best_network_is_refused(tmp_path, damage):
-    path = tmp_path / "best.keras"
-    build_tiny().save(path)
+    write_state(tmp_path, 2)
+    path = tmp_path / "state" / "epoch_2" / "best.keras"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = {"empty": b"", "cut": path.read_bytes()[:-100], "changed": bytes(content)}
     path.unlink() if damage == "missing" else path.write_bytes(damaged[damage])
-    rows = [{"val_accuracy": 0.7}, {"val_accuracy": 0.7}]  # the first is the best
     with pytest.raises(records.FolderError, match=f"{path} is missing or damaged"):
-        records.make_callbacks(tmp_path, rows)
-    rows[-1]["val_accuracy"] = 0.8  # the state has this one
-    assert [x.again for x in records.make_callbacks(tmp_path, rows)[3:5]] == [True, True]
+        records.restore_state(compile_tiny(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a log left open
+def test_best_network_is_that_of_the_state_and_not_of_lost_epochs(tmp_path):
+    accuracies = [0.5, 0.7, 0.6, 0.9, 0.8]  # the state of epoch 3 is the last one before the kill
+    model = compile_tiny()
+    bias = model.layers[-1].bias
+
+    def run_epochs(callback, epochs):
+        callback.set_model(model)
+        callback.set_params({"epochs": 6})
+        callback.on_train_begin()
+        for epoch in epochs:
+            bias.assign(np.full(bias.shape, epoch))
+            callback.on_epoch_end(epoch, {"val_accuracy": accuracies[epoch]})
+
+    def read(name):
+        bias = keras.saving.load_model(tmp_path / name).layers[-1].bias
+        return float(keras.ops.convert_to_numpy(bias)[0])
+
+    run_epochs(records.SaveRun(tmp_path, every=3), range(4))
+    assert records.count_finished_epochs(tmp_path) == 3
+    assert (read("best.keras"), read("last.keras"), read("state/best.keras")) == (1.0, 2.0, 3.0)
+    # It goes on from there, and the epochs that follow are worse than those that were lost.
+    accuracies[3:] = [0.65, 0.6, 0.5]
+    (tmp_path / "best.keras").unlink()
+    records.restore_state(model, tmp_path)
+    run_epochs(records.SaveRun(tmp_path, 3, best=0.7), range(3, 6))
+    assert records.count_finished_epochs(tmp_path) == 6
+    assert (read("best.keras"), read("last.keras")) == (1.0, 5.0)
+    assert [path.name for path in (tmp_path / "state").glob("epoch_*")] == ["epoch_6"]
 
 
 class Stop(BaseException):
@@ -271,7 +294,7 @@ def test_remedies_of_damages_work(tiny, tmp_path, monkeypatch):
         patch.setattr(records, "write_result", stop)
         train_teacher.train_teacher(config, workdir)
     shutil.copytree(workdir, tmp_path / "copy")
-    for name in ("log.csv", "state/epoch_2.weights.h5", "config.json"):
+    for name in ("log.csv", "state/epoch_2/training.weights.h5", "config.json"):
         os.truncate(workdir / name, 100)
         message = f"{workdir / name} is damaged.*Put the file back from a copy, or remove the fol"
         with pytest.raises(command_line.SetupError, match=message):
@@ -326,7 +349,7 @@ def compile_tiny(num_classes=10):
 @pytest.mark.parametrize("damage", ["empty", "cut", "another network"])
 def test_damaged_state_is_named(tmp_path, damage):
     write_state(tmp_path, 2)
-    path = tmp_path / "state" / "epoch_2.weights.h5"
+    path = tmp_path / "state" / "epoch_2" / "training.weights.h5"
     if damage != "empty":
         compile_tiny(10 if damage == "cut" else 7).save_weights(path)
     if damage == "cut":
