@@ -42,7 +42,9 @@ def run_study(study, folder, jobs, grid):
     if progress.failures:  # no student without its teacher
         return layout, progress.failures
     study_workers.do_all([sweep.search for sweep in sweeps], jobs, progress)
-    layout.tuned = study_tuning.read_choices(layout, sweeps)
+    if sweeps:
+        study_tuning.write_choices(folder, sweeps)
+    layout.tuned = study_tuning.read_choices(folder)
     # The first seed alone makes the caches that the others find.
     do(layout.list_runs(0))
     do([run for seed in range(1, study.seeds) for run in layout.list_runs(seed)])
@@ -64,7 +66,8 @@ def run_and_report(study):
     grid, failures = study_arms.parse_grid(values.vary), {}
     if values.report or values.results:
         layout = study_arms.Layout(study, study_arms.list_arms(study, grid), folder)
-        layout.tuned = study_tuning.read_choices(layout, [])
+        beside = pathlib.Path(values.results).parent if values.results else folder
+        layout.tuned = study_tuning.read_choices(beside)
     else:
         with folder_lock.lock_workdir(folder):
             layout, failures = run_study(study, folder, values.jobs, grid)
@@ -79,5 +82,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("jobs", 2, "Runs side by side.", lower_bound=1)
     flags.DEFINE_multi_string("vary", [], "Key of the configs and its values, as epochs=10;20.")
     flags.DEFINE_bool("report", False, "Report the runs that are there, without any new one.")
-    flags.DEFINE_string("results", None, "Report the runs in this CSV file, as a report writes it.")
+    text = "Report the runs in this file, as a report writes it, with tuned.json beside it."
+    flags.DEFINE_string("results", None, text)
     command_line.launch(main)

@@ -8,7 +8,6 @@ study that was killed goes on with them.
 """
 
 import dataclasses
-import json
 
 import optuna
 import records
@@ -105,12 +104,19 @@ def list_sweeps(layout):
     return sweeps
 
 
-def read_choices(layout, sweeps):
-    """Return pair -> arm -> the changes that were chosen, and write them to tuned.json."""
-    path = layout.folder / "tuned.json"
-    if sweeps:
-        chosen = {}
-        for sweep in sweeps:
-            chosen.setdefault(sweep.pair, {})[sweep.arm.name] = sweep.choose()
-        records.write_json(path, chosen)
-    return json.loads(path.read_text()) if path.exists() else {}
+def write_choices(folder, sweeps):
+    """Write pair -> arm -> the changes that were chosen to tuned.json."""
+    chosen: dict = {}
+    for sweep in sweeps:
+        chosen.setdefault(sweep.pair, {})[sweep.arm.name] = sweep.choose()
+    records.write_json(folder / "tuned.json", chosen)
+
+
+def read_choices(folder):
+    """Return what a folder's tuned.json holds, or nothing.
+
+    Raises:
+        FolderError: if it is damaged.
+    """
+    path = folder / "tuned.json"
+    return records.read_json(path) if path.exists() else {}

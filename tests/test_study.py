@@ -117,7 +117,8 @@ def try_trials(layout, value_of, broken_at=None):
             sweep.search(act)
     except Killed:
         return factors, None
-    return factors, study_tuning.read_choices(layout, sweeps)
+    study_tuning.write_choices(layout.folder, sweeps)
+    return factors, study_tuning.read_choices(layout.folder)
 
 
 def test_trials_are_alike_after_a_kill_and_the_best_is_chosen(tmp_path):
