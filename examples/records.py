@@ -82,7 +82,7 @@ class SaveRun(keras.callbacks.Callback):
         shutil.copy(self.folder / "best.keras", unfinished)
         os.rename(unfinished, saved)
         for path in self.folder.glob("epoch_*"):
-            if path != saved:
+            if path != saved and path.is_dir():
                 shutil.rmtree(path)
         self.keep_networks()
 

@@ -266,6 +266,8 @@ def test_best_network_is_that_of_the_state_and_not_of_lost_epochs(tmp_path):
         bias = keras.saving.load_model(tmp_path / name).layers[-1].bias
         return float(keras.ops.convert_to_numpy(bias)[0])
 
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "epoch_2.of_another").touch()  # nobody's, and left alone
     run_epochs(records.SaveRun(tmp_path, every=3), range(4))
     assert records.count_finished_epochs(tmp_path) == 3
     assert (read("best.keras"), read("last.keras"), read("state/best.keras")) == (1.0, 2.0, 3.0)
@@ -276,7 +278,8 @@ def test_best_network_is_that_of_the_state_and_not_of_lost_epochs(tmp_path):
     run_epochs(records.SaveRun(tmp_path, 3, best=0.7), range(3, 6))
     assert records.count_finished_epochs(tmp_path) == 6
     assert (read("best.keras"), read("last.keras")) == (1.0, 5.0)
-    assert [path.name for path in (tmp_path / "state").glob("epoch_*")] == ["epoch_6"]
+    names = {path.name for path in (tmp_path / "state").glob("epoch_*")}
+    assert names == {"epoch_6", "epoch_2.of_another"}
 
 
 class Stop(BaseException):
