@@ -102,7 +102,7 @@ class Experiments:
                 `"TEACHER,STUDENT,ce"` means `"STUDENT"`. METHOD is a key of `methods.METHODS`, or
                 a sum of such, as `sd_kd+sp`.
             reading: one of `READINGS`.
-            smoke: whether to give the form that runs in seconds, on data made on the spot.
+            smoke: whether to give the small form, on data made on the spot.
 
         Raises:
             LookupError: for an unknown pair, network, method or reading, with the near ones.

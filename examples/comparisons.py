@@ -19,7 +19,7 @@ _STYLES = {"better": ("#0072b2", "o"), "worse": ("#d55e00", "s"), "undecided": (
 # Keys that say what a method is; the others must be equal on both sides.
 _OF_METHODS = ("terms.", "student_loss_weight=")
 # What runs with labels only have no part in.
-_OF_TEACHERS = ("teacher", "train_examples=")
+_OF_TEACHERS = "teacher"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ The teacher is a `.keras` file, as `train_teacher.py` and `convert_checkpoint.py
 PyTorch checkpoint of the original network. The folder of the run, `--workdir`, then holds the
 student as `last.keras` and `best.keras`, the log and the result. The same command goes on with a
 run that was killed. `--config.reading=paper` follows the paper's text where its authors' code
-differs, `--config.smoke` runs in seconds on data made on the spot, and `--config.KEY=value` changes
+differs, `--config.smoke` is a small form on data made on the spot, and `--config.KEY=value` changes
 any setting, as `--config.terms.distillation_loss.weight=0.5`. `--distribute` trains on all devices;
 on PyTorch, start the program with torchrun.
 """

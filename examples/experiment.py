@@ -211,21 +211,21 @@ def _train(config, workdir, devices, build_model):
         verbose=verbose,
     )
     devices.leave()
-    measured = {}
-    if config.test:
-        teacher, jit_compile = getattr(model, "teacher", None), machine.choose_jit_compile(config)
-        folder = config.get("teacher_cache")
-        try:
-            measured = measures.measure_run(
-                workdir, load_test_data(config), jit_compile, teacher, folder
-            )
-        except ValueError as error:
-            raise SetupError(error) from error
+    measured = measure(config, workdir, getattr(model, "teacher", None)) if config.test else {}
     if not devices.is_main:
         return None
     result = records.write_result(workdir, config, network.count_params(), measured)
     records.remove_state(workdir)
     return result
+
+
+def measure(config, workdir, teacher):
+    """Return what the networks of a run come to on the test images; see `measures.measure_run`."""
+    jit_compile, folder = machine.choose_jit_compile(config), config.get("teacher_cache")
+    try:
+        return measures.measure_run(workdir, load_test_data(config), jit_compile, teacher, folder)
+    except ValueError as error:
+        raise SetupError(error) from error
 
 
 def has_cache(config):

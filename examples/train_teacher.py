@@ -3,7 +3,7 @@
     python examples/train_teacher.py --config=configs/cifar100.py:resnet32x4
 
 The folder of the run, `--workdir`, then holds `last.keras`, `best.keras`, the log and the result.
-The same command goes on with a run that was killed. `--config.smoke` runs in seconds on data made
+The same command goes on with a run that was killed. `--config.smoke` is a small form on data made
 on the spot; `--config.KEY=value` changes any setting; `--distribute` trains on all devices (on
 PyTorch, start the program with torchrun).
 """
