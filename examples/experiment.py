@@ -33,19 +33,22 @@ def load_data(config):
     try:
         options["with_ids"] = has_cache(config) or term_rows.need_ids(config)
         if recipes.pick("protocol", config.protocol, recipes.PROTOCOLS) == "authors":
-            return _load(config, "train", **options), load_test_data(config)
+            return load_split(config, "train", **options), load_test_data(config)
         held = {name: config[name] for name in ("validation_examples", "validation_seed")}
-        return _load(config, "train", **options, **held), _load(config, "validation", **held)
+        return load_split(config, "train", **options, **held), load_split(
+            config, "validation", **held
+        )
     except LookupError as error:
         raise SetupError(error) from error
 
 
 def load_test_data(config):
     """Return the data set of the test images."""
-    return _load(config, "test", num_examples=config.num_examples if config.smoke else None)
+    return load_split(config, "test", num_examples=config.num_examples if config.smoke else None)
 
 
-def _load(config, split, **options):
+def load_split(config, split, **options):
+    """Return a split of the data set of a config; `options` are of `keras_sdd.data.load`."""
     batch_size = config.batch_size if split == "train" else config.eval_batch_size
     names = ("seed", "num_classes", "image_size", "data_dir")
     try:

@@ -30,17 +30,11 @@ STYLES = {"teacher": {"linestyle": "-"}, "student": {"linestyle": "--", "markerf
 
 def load_images(config, split, dtype="float32"):
     """Return the images of a split as they are tested, without augmentation; uint8 are raw."""
-    names = ["seed", "num_classes", "image_size", "data_dir"]
-    names += ["validation_examples", "validation_seed"] if split != "test" else []
-    options = {name: config[name] for name in names} | {"dtype": dtype}
+    held = ("validation_examples", "validation_seed") if split != "test" else ()
+    options = {"dtype": dtype} | {name: config[name] for name in held}
     if split == "train" or (config.smoke and split == "test"):
         options["num_examples"] = config.num_examples
-    try:
-        return keras_sdd.data.load(
-            config.dataset, split, config.eval_batch_size, augment=False, shuffle=False, **options
-        )
-    except (OSError, ImportError, ValueError) as error:
-        raise command_line.SetupError(error) from error
+    return experiment.load_split(config, split, augment=False, shuffle=False, **options)
 
 
 def load_teacher(config, checkpoint, image_shape):

@@ -22,8 +22,8 @@ sys.path.insert(0, str(_CONFIGS.parent))
 
 # Keys that may differ from the cell's config: they say where, with what seed and how fast to run,
 # or have a column of their own.
-_FREE = {"seed", "data_dir", "teacher_checkpoint", "eval_batch_size", "deterministic", "protocol"}
-_FREE |= {"save_epochs", "steps_per_execution", "jit_compile", "fold_teacher", "teacher_cache"}
+FREE = {"seed", "data_dir", "teacher_checkpoint", "eval_batch_size", "deterministic", "protocol"}
+FREE |= {"save_epochs", "steps_per_execution", "jit_compile", "fold_teacher", "teacher_cache"}
 # What the cell is, and what it is compared with: no settings.
 _NAMES = {"cell", "method", "reading", "smoke", "table", "paper_accuracy", "paper_top5_accuracy"}
 _TEXTS = ("cell", "method", "reading", "protocol", "backend", "teacher", "changes")
@@ -122,7 +122,7 @@ def describe_changes(config, protocol="validation"):
         protocol: of the run; the authors' holds no images out, however many the config says.
     """
     written, own = config_keys.flatten(config), _load_cell(config)
-    free = _FREE | (set() if own else _NAMES)
+    free = FREE | (set() if own else _NAMES)
     free |= {"validation_examples"} if protocol == "authors" else set()
     changed = {
         key

@@ -12,6 +12,7 @@ import inspect_teacher
 import keras
 import machine
 import numpy as np
+import results
 from cell_drawing import judge_cells
 from ml_collections import config_dict
 
@@ -23,8 +24,8 @@ FILES = ("config.json", "result.json", "last.keras")
 # Keys of a config that the two runs may differ in: what the methods are, and where and how fast
 # they ran. Their teachers are compared by their weights.
 _FREE = {"cell", "method", "terms", "student_loss_weight", "table", "teacher_checkpoint"}
-_FREE |= {"paper_accuracy", "paper_top5_accuracy", "data_dir", "teacher_cache", "fold_teacher"}
-_FREE |= {"teacher_dtype", "eval_batch_size", "steps_per_execution", "jit_compile", "deterministic"}
+_FREE |= {"paper_accuracy", "paper_top5_accuracy", "teacher_dtype"}
+_FREE |= results.FREE - {"seed", "protocol"}
 
 
 @dataclasses.dataclass(frozen=True)
