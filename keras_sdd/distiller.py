@@ -9,13 +9,13 @@ from keras_sdd._checks import check_marker, check_number, check_word
 from keras_sdd._devices import check_prepared
 from keras_sdd.callbacks import TellNaN, add_callback
 from keras_sdd.first_batch import peek
+from keras_sdd.frozen_teacher import FrozenTeacher, check_pair
 from keras_sdd.graphs import leave_no_trace
 from keras_sdd.heads import class_logits, gives_probabilities
 from keras_sdd.losses.cross_entropy import find_student_loss
 from keras_sdd.metrics import view_metrics
 from keras_sdd.networks import Network, with_size_of
 from keras_sdd.supervision import Supervision
-from keras_sdd.teachers import FrozenTeacher, check_pair
 from keras_sdd.terms.base import Term, add_scalar, check_reading, check_terms, to_number
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_sdd._checks import check_scales, describe
 from keras_sdd.calibration import CalibrationBins, log_softmax
+from keras_sdd.frozen_teacher import FrozenTeacher, check_pair
 from keras_sdd.graphs import leave_no_trace
 from keras_sdd.losses.labels import class_indices
 from keras_sdd.networks import Network, with_size_of
-from keras_sdd.teachers import FrozenTeacher, check_pair
 
 _BATCH_SIZE = 64  # of arrays
 

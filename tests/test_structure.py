@@ -26,10 +26,10 @@ MAY_IMPORT = {
     "stages": {"graphs"},
     "networks": {"_checks", "graphs", "heads", "stages"},
     "folding": {"graphs", "normalization", "regions"},
-    "teachers": {"_backend", "folding", "graphs", "heads", "losses"},
+    "frozen_teacher": {"_backend", "folding", "graphs", "heads", "losses"},
     "terms": {"_backend", "_checks", "losses", "normalization", "pooling", "terms"},
     "calibration": {"_checks"},
-    "inspection": {"_checks", "calibration", "graphs", "losses", "networks", "teachers"},
+    "inspection": {"_checks", "calibration", "graphs", "losses", "networks", "frozen_teacher"},
     "callbacks": set(),
     "first_batch": {"_backend"},
     "metrics": {"losses"},
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     # It knows the parts that it is made of, none of a method.
     "distiller": {
         *("_backend", "_checks", "_devices", "callbacks", "first_batch", "graphs", "heads"),
-        *("losses", "metrics", "networks", "supervision", "teachers", "terms"),
+        *("losses", "metrics", "networks", "supervision", "frozen_teacher", "terms"),
     },
     "sdd": {"_checks", "distiller", "losses", "terms"},
     "simkd": {"graphs", "networks", "normalization"},
