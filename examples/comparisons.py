@@ -207,12 +207,7 @@ def draw_comparisons(comparisons, path):
     figure = Figure(figsize=(10, height), layout="constrained")
     axes = figure.subplots()
     for place, x in enumerate(comparisons):
-        verdict, (colour, marker) = x.verdict, _STYLES[x.verdict.word]
-        values = list(x.differences.values())
-        axes.scatter(values, [place - 0.14] * len(values), s=36, color=colour, alpha=0.6, lw=0)
-        axes.plot(verdict.mean, place + 0.14, marker, color=colour, markersize=8)
-        if not math.isnan(verdict.low):
-            axes.plot([verdict.low, verdict.high], [place + 0.14] * 2, color=colour, lw=2)
+        draw_difference(axes, place, x)
     axes.axvline(0.0, color="black", lw=1)
     labels = [
         f"{label}\n{x.methods}: {x.verdict.word}, n = {x.verdict.num_seeds}"
@@ -226,6 +221,16 @@ def draw_comparisons(comparisons, path):
     axes.set_axisbelow(True)
     figure.suptitle(f"{_sum_up(comparisons)}\ndots: seeds; marker and bar: mean, 95 % interval")
     figure.savefig(path, dpi=120)
+
+
+def draw_difference(axes, place, comparison):
+    """Draw the dots of a comparison's seeds, and below them mean and interval, at a height."""
+    verdict, (colour, marker) = comparison.verdict, _STYLES[comparison.verdict.word]
+    values = list(comparison.differences.values())
+    axes.scatter(values, [place - 0.14] * len(values), s=36, color=colour, alpha=0.6, lw=0)
+    axes.plot(verdict.mean, place + 0.14, marker, color=colour, markersize=8)
+    if not math.isnan(verdict.low):
+        axes.plot([verdict.low, verdict.high], [place + 0.14] * 2, color=colour, lw=2)
 
 
 def _sum_up(comparisons):
