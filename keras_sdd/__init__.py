@@ -2,6 +2,7 @@
 
 from keras_sdd import (
     calibration,
+    callbacks,
     converters,
     data,
     distribution,
@@ -27,6 +28,7 @@ __all__ = [
     "SDDDistiller",
     "cache_teacher",
     "calibration",
+    "callbacks",
     "converters",
     "data",
     "distribution",

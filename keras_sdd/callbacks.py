@@ -1,4 +1,4 @@
-"""Callbacks that a distiller adds to its own training."""
+"""Callbacks: one that saves the student, and those that a distiller adds to its own training."""
 
 import logging
 
@@ -6,6 +6,54 @@ import keras
 import numpy as np
 
 _logger = logging.getLogger("keras_sdd")
+
+
+class SaveStudent(keras.callbacks.ModelCheckpoint):
+    """`keras.callbacks.ModelCheckpoint` of the student alone, without teacher and optimizer.
+
+    What it writes is the student as it was given, trained so far: `keras.saving.load_model` reads
+    it without this library. To go on with a run later, save the distiller by Keras's own callback.
+
+    ```python
+    distiller.fit(
+        train,
+        validation_data=validation,
+        callbacks=[
+            keras_sdd.callbacks.SaveStudent(
+                "best.keras", monitor="val_accuracy", save_best_only=True
+            )
+        ],
+    )
+    ```
+
+    Args:
+        *args, **kwargs: as of `keras.callbacks.ModelCheckpoint`: `filepath`, `monitor`,
+            `save_best_only`, `save_weights_only`, `mode`, `save_freq` and others.
+
+    Raises:
+        ValueError: from `fit` of another model than a distiller.
+    """
+
+    def set_model(self, model):
+        if not hasattr(model, "student"):
+            raise ValueError(
+                "SaveStudent saves the student of a distiller; of other models use "
+                f"keras.callbacks.ModelCheckpoint. Received: {model!r}"
+            )
+        super().set_model(model)
+
+    @property
+    def model(self):
+        return _SavedStudent(super().model)
+
+
+class _SavedStudent:
+    """A distiller as `ModelCheckpoint` sees it: the metrics are its own, what is saved is not."""
+
+    def __init__(self, distiller):
+        self.metrics = distiller.metrics
+        self.save = distiller.student.save
+        self.save_weights = distiller.student.save_weights
 
 
 class TellNaN(keras.callbacks.Callback):

@@ -376,6 +376,16 @@ class Distiller(keras.Model):
         finally:
             self._evaluates = False
 
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """Export the student, as `keras.Model.export` does.
+
+        Args:
+            filepath, format, **kwargs: of `keras.Model.export`.
+        """
+        with leave_no_trace(self.student):
+            self.student(self.student.input)  # of ONNX, Keras asks for a model that was called
+        self.student.export(filepath, format=format, **kwargs)
+
     def get_metrics_result(self):
         """All results. Keras reads them here, exact over replicas, if names are those of steps."""
         results = super().get_metrics_result()

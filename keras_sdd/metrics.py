@@ -46,7 +46,9 @@ def _resolve(metric):
     if isinstance(metric, keras.metrics.Metric):
         return metric
     if _is_accuracy(metric):
-        return keras.metrics.MeanMetricWrapper(_match_classes, name=metric)
+        accuracy = keras.metrics.MeanMetricWrapper(_match_classes, name=metric)
+        accuracy._direction = "up"  # by it, callbacks that watch a metric know what is better
+        return accuracy
     found = keras.metrics.get(metric)
     name = metric if isinstance(metric, str) else getattr(found, "__name__", type(found).__name__)
     if not isinstance(found, keras.metrics.Metric):
@@ -91,6 +93,8 @@ class View(keras.metrics.Metric):
         super().__init__(name=metric.name, dtype=metric.dtype)
         self.metric = metric
         self.probable, self.ignore_class = probable, ignore_class
+        if hasattr(metric, "_direction"):
+            self._direction = metric._direction
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_true, y_pred = map(ops.convert_to_tensor, (y_true, y_pred))
