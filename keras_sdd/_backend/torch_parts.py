@@ -1,0 +1,269 @@
+"""PyTorch: where a classifier pools a map, and what it makes of the pooled vector."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from keras_sdd._backend import torch_functions
+from keras_sdd._backend.torch_modules import (
+    Capture,
+    Parts,
+    find_grid,
+    find_logits,
+    frozen,
+    is_vector,
+    list_state,
+    move_like,
+    record,
+)
+from keras_sdd._backend.torch_steps import (
+    LINEAR,
+    InTheWay,
+    Step,
+    are_close,
+    check_pooling,
+    flattens_map,
+    follow,
+    is_linear,
+    is_linear_module,
+    is_nothing,
+    list_after,
+    list_axes,
+)
+
+_LIMIT = 30  # maps that are tried, from the last one back
+
+
+def find_parts(module, shape, features=(), classifier=None):
+    """Find the `Parts` of a module.
+
+    Args:
+        module: a classifier of images.
+        shape: of an image, (C, H, W).
+        features: names of submodules that give maps, of which the last one is pooled; empty to
+            find that.
+        classifier: name of the submodule that ends in the logits, to be taken as one; or None.
+
+    Raises:
+        ValueError: if they cannot be found, with what is in the way.
+    """
+    images = move_like(module, torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)))
+    before = [x.clone() for _, x in list_state(module)]
+    with frozen(module):
+        try:
+            output, calls = record(module, images)
+        except Exception as error:  # whatever it says of images that it is not made for
+            raise ValueError(
+                f"{type(module).__name__} fails for images of input_shape, in PyTorch's layout "
+                f"{shape}: {error}"
+            ) from error
+        again = find_logits(module(images))
+    logits = find_logits(output)
+    _check_module(module, before, logits, again, calls)
+    found, reasons = None, []
+    with frozen(module):
+        for start in _list_maps(calls, features):
+            try:
+                found = _divide(module, images, calls, start, logits, features, classifier)
+                break
+            except InTheWay as error:
+                reasons.append(str(error))
+        if found is None:
+            found = _cut(module, images, features)
+        if found is None or not _is_composed(found, images, logits):
+            _refuse(module, reasons, calls)
+    return found
+
+
+def _check_module(module, before, logits, again, calls):
+    """Raise a ValueError if a module is no classifier, or no function of its input."""
+    kind = type(module).__name__
+    for (name, now), value in zip(list_state(module), before, strict=True):
+        if not torch.equal(now, value):
+            now.data.copy_(value)
+            raise ValueError(
+                f"{kind} changes its {name!r} in inference mode; a teacher stays as it is. Let it "
+                "look at self.training before it does"
+            )
+    if logits is None or logits.dim() != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"A teacher gives logits (B, K), by themselves or as output.logits. Received: {kind}, "
+            f"which gives {type(logits).__name__} {tuple(getattr(logits, 'shape', ()))}"
+        )
+    if not torch.equal(logits, again):
+        raise ValueError(
+            f"{kind} gives different logits for the same images in inference mode: something "
+            "random does not look at self.training, torch.nn.functional.dropout for one"
+        )
+    if logits.min() >= 0 and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), 1e-3):
+        last = max((x for x in calls if x.name), key=lambda x: x.end, default=None)
+        raise ValueError(
+            f"{kind} gives probabilities, and logits are wanted: put torch.nn.Identity() in the "
+            f"place of its softmax. Received: {getattr(last, 'name', None)!r} as the last submodule"
+        )
+
+
+def _list_maps(calls, features):
+    """The calls whose output may be what is pooled, the likeliest first."""
+    outputs = [x for x in reversed(calls) if isinstance(x.output, torch.Tensor) and x.name]
+    if features:
+        return [x for x in outputs if x.name == features[-1]][:1]
+    maps = [x for x in outputs if x.output.dim() in (3, 4) and not is_vector(x.output)]
+    return [x for x in maps if x.output.is_floating_point() and x.output.shape[0] == 2][:_LIMIT]
+
+
+def _divide(module, images, calls, start, logits, features, classifier):
+    """The `Parts` of which `start` gives the map."""
+    if start.output.dim() not in (3, 4) or is_vector(start.output):
+        raise InTheWay(f"{start.name!r} gives {tuple(start.output.shape)}, which is no map")
+    if start.output.amax() == start.output.amin():
+        raise InTheWay(f"{start.name!r} gives the same number everywhere")
+    body = Capture(module, tuple(dict.fromkeys((*features[:-1], start.name))))
+    reasons = []
+    for opens in _list_views(calls):
+        try:
+            after = list_after(start, opens, classifier)
+            steps = follow(start, after, logits, images.shape[2:])
+            index = next(i for i, step in enumerate(steps) if is_vector(step.value))
+            pooling, rest = steps[: index + 1], steps[index + 1 :]
+            check_pooling(start, pooling)
+            return _make_parts(module, body, images, pooling, rest, start.name)
+        except InTheWay as error:
+            reasons.append(error)
+    raise reasons[0]
+
+
+def _list_views(calls):
+    """Ways to look at the calls after a map: which of them are opened.
+
+    Those that end in the classifier at first, so that what it reads is known, then all, in case one
+    of them pools between its own submodules, then none, as they may compute more than those.
+    """
+    linear = [x for x in calls if isinstance(x.module, LINEAR)]
+    last = max(linear, key=lambda x: x.end, default=None)
+
+    def has_last(call):
+        return last is not None and call.start <= last.start and last.end < call.end
+
+    yield lambda call: has_last(call) or isinstance(call.module, nn.Sequential)
+    yield lambda call: True
+    yield lambda call: isinstance(call.module, nn.Sequential)
+
+
+def _cut(module, images, features):
+    """The `Parts` by the code of the module; None if it cannot be traced."""
+    found = torch_functions.cut(module, images, features, is_linear_module)
+    if found is None:
+        return None
+    ((body, _), *others), linear, names = found
+    pooling, rest = (
+        Step(run, value, f"{name}()") for (run, value), name in zip(others, names, strict=True)
+    )
+    rest = dataclasses.replace(rest, is_linear=linear)
+    try:
+        return _make_parts(
+            module, body, images, [pooling], [rest], features[-1] if features else "features"
+        )
+    except InTheWay:
+        return None
+
+
+def _make_parts(module, body, images, pooling, rest, name):
+    """The `Parts` that `Step`s from the map to the logits make."""
+    maps = body(images)
+    raw, vector = maps[-1], pooling[-1].value
+    run = _chain(pooling)
+    length = vector[0].numel()
+    layouts = tuple(_find_layout(x, length if x is raw else None) for x in maps)
+    kind, num_before = pooling[0].name.split()[0], 0
+    if len(pooling) > 1 or pooling[0].call is not None or kind not in _KINDS:
+        kind = _find_kind(run, raw)
+    elif kind == "patches":
+        kind, num_before = "average", int(pooling[0].name.split()[1])
+    if layouts[-1] == "tokens" and kind != "token":
+        if find_grid(raw.shape[1] - num_before, images.shape[2:]) is None:
+            raise InTheWay(f"the tokens {tuple(raw.shape)} are no map of the shape of the images")
+    flattens = flattens_map(raw, pooling)
+    linear = [x for x in rest if x.call is not None and isinstance(x.call.module, LINEAR)]
+    last = (linear or rest or pooling)[-1]
+    return Parts(
+        module=module,
+        body=body,
+        maps=maps,
+        layouts=layouts,
+        kind=kind,
+        pool=run,
+        takes_any_size=not flattens and _takes_any_size(run, raw, layouts[-1]),
+        num_before=num_before,
+        vector=vector,
+        classify=None if all(map(is_nothing, rest)) else _chain(rest),
+        logits=rest[-1].value if rest else vector,
+        is_linear=all(map(is_linear, rest)),
+        names=(name, pooling[-1].name, last.name),
+    )
+
+
+_KINDS = ("average", "maximum", "token", "patches")
+
+
+def _chain(steps):
+    def run(x):
+        x = x.clone()  # some change their input in place
+        for step in steps:
+            x = step.run(x)
+        return x
+
+    return run
+
+
+def _find_layout(x, length):
+    """The layout of a map, told by the length of its pooled vectors where that is known."""
+    if x.dim() == 3:
+        return "tokens"
+    first, last = x.shape[1] == length, x.shape[3] == length
+    if length is None:  # maps have fewer positions on a side than channels, and mostly square ones
+        last = x.shape[1] == x.shape[2] != x.shape[3]
+    return "channels_last" if last and not first else "channels_first"
+
+
+def _find_kind(pool, raw):
+    """What a pooling is, told by what it makes of random maps."""
+    maps = torch.randn(raw.shape, generator=torch.Generator().manual_seed(1)).to(raw)
+    pooled = pool(maps).flatten(1)
+    for axes in list_axes(raw, pooled.shape[1]):
+        for kind, expected in (("average", maps.mean(axes)), ("maximum", maps.amax(axes))):
+            if are_close(pooled, expected):
+                return kind
+    return "own"
+
+
+def _takes_any_size(pool, raw, layout):
+    shapes = set()
+    for size in (1, 2):
+        part = raw[:, : size * size] if layout == "tokens" else raw[:, :, :size, :size]
+        part = raw[:, :size, :size] if layout == "channels_last" else part
+        try:
+            shapes.add(tuple(pool(part).shape[1:]))
+        except Exception:  # whatever it says of a size that it is not made for
+            return False
+    return len(shapes) == 1
+
+
+def _is_composed(parts, images, logits):
+    """Whether the parts give the module's own logits."""
+    outputs = parts.pool(parts.body(images)[-1])
+    outputs = outputs if parts.classify is None else parts.classify(outputs)
+    return are_close(outputs.flatten(1), logits)
+
+
+def _refuse(module, reasons, calls):
+    last = [f"{x.name!r} ({type(x.module).__name__})" for x in calls if x.name and not x.children]
+    reason = reasons[0] if reasons else "no submodule gives a map"
+    kind = type(module).__name__
+    raise ValueError(
+        f"Where {kind} pools a map, and what it makes of that, was not found: {reason}. Name the "
+        "submodule whose output is pooled, features=..., and the one that makes logits of that, "
+        "classifier=...; what is computed between submodules has to become one, such as a "
+        f"torch.nn.ReLU. Received: the last submodules {', '.join(last[-6:])}"
+    )
