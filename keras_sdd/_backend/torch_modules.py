@@ -41,11 +41,10 @@ def is_vector(x):
 
 def find_logits(output):
     """The tensor of logits in what a classifier returns, or None."""
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, dict):  # of Hugging Face, too
-        return output.get("logits")
-    return None
+    if isinstance(output, dict):
+        output = output.get("logits")
+    logits = getattr(output, "logits", output)
+    return logits if isinstance(logits, torch.Tensor) else None
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,6 +1,7 @@
 """PyTorch: where a classifier pools a map, and what it makes of the pooled vector."""
 
 import dataclasses
+import functools
 
 import torch
 from torch import nn
@@ -48,7 +49,8 @@ def find_parts(module, shape, features=(), classifier=None):
     Raises:
         ValueError: if they cannot be found, with what is in the way.
     """
-    images = move_like(module, torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)))
+    images = move_like(module, torch.randn((2, *shape), generator=_generate(0)))
+    others = move_like(module, torch.rand((3, *shape), generator=_generate(1)))
     before = [x.clone() for _, x in list_state(module)]
     with frozen(module):
         try:
@@ -60,25 +62,35 @@ def find_parts(module, shape, features=(), classifier=None):
             ) from error
         again = find_logits(module(images))
     logits = find_logits(output)
-    _check_module(module, before, logits, again, calls)
-    found, reasons = None, []
+    _check_module(module, before, output, again, calls)
+    reasons = []
     with frozen(module):
-        for start in _list_maps(calls, features):
+        expected = find_logits(module(others))
+        for find in _list_searches(module, images, calls, logits, features, classifier):
             try:
-                found = _divide(module, images, calls, start, logits, features, classifier)
-                break
+                found = find()
             except InTheWay as error:
                 reasons.append(str(error))
-        if found is None:
-            found = _cut(module, images, features)
-        if found is None or not _is_composed(found, images, logits):
-            _refuse(module, reasons, calls)
-    return found
+                continue
+            if _is_composed(found, others, expected):
+                return found
+    _refuse(module, reasons, calls)
 
 
-def _check_module(module, before, logits, again, calls):
+def _list_searches(module, images, calls, logits, features, classifier):
+    """Functions that find the `Parts`, the likeliest first."""
+    for start in _list_maps(calls, features):
+        yield functools.partial(_divide, module, images, calls, start, logits, features, classifier)
+    yield functools.partial(_cut, module, images, features)
+
+
+def _generate(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def _check_module(module, before, output, again, calls):
     """Raise a ValueError if a module is no classifier, or no function of its input."""
-    kind = type(module).__name__
+    kind, logits = type(module).__name__, find_logits(output)
     for (name, now), value in zip(list_state(module), before, strict=True):
         if not torch.equal(now, value):
             now.data.copy_(value)
@@ -89,7 +101,7 @@ def _check_module(module, before, logits, again, calls):
     if logits is None or logits.dim() != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
         raise ValueError(
             f"A teacher gives logits (B, K), by themselves or as output.logits. Received: {kind}, "
-            f"which gives {type(logits).__name__} {tuple(getattr(logits, 'shape', ()))}"
+            f"which gives a {type(output).__name__} {tuple(getattr(logits, 'shape', ()))}"
         )
     if not torch.equal(logits, again):
         raise ValueError(
@@ -106,9 +118,10 @@ def _check_module(module, before, logits, again, calls):
 
 def _list_maps(calls, features):
     """The calls whose output may be what is pooled, the likeliest first."""
-    outputs = [x for x in reversed(calls) if isinstance(x.output, torch.Tensor) and x.name]
+    last = {x.name: x for x in calls}  # of a submodule that is called again the last call
+    outputs = [x for x in reversed(calls) if x is last[x.name] and x.output is not None and x.name]
     if features:
-        return [x for x in outputs if x.name == features[-1]][:1]
+        return [x for x in outputs if x.name == features[-1]]
     maps = [x for x in outputs if x.output.dim() in (3, 4) and not is_vector(x.output)]
     return [x for x in maps if x.output.is_floating_point() and x.output.shape[0] == 2][:_LIMIT]
 
@@ -152,21 +165,17 @@ def _list_views(calls):
 
 
 def _cut(module, images, features):
-    """The `Parts` by the code of the module; None if it cannot be traced."""
+    """The `Parts` by the code of the module."""
     found = torch_functions.cut(module, images, features, is_linear_module)
     if found is None:
-        return None
+        raise InTheWay("its code cannot be traced and cut apart")
     ((body, _), *others), linear, names = found
     pooling, rest = (
         Step(run, value, f"{name}()") for (run, value), name in zip(others, names, strict=True)
     )
     rest = dataclasses.replace(rest, is_linear=linear)
-    try:
-        return _make_parts(
-            module, body, images, [pooling], [rest], features[-1] if features else "features"
-        )
-    except InTheWay:
-        return None
+    name = features[-1] if features else "features"
+    return _make_parts(module, body, images, [pooling], [rest], name)
 
 
 def _make_parts(module, body, images, pooling, rest, name):
@@ -229,7 +238,7 @@ def _find_layout(x, length):
 
 def _find_kind(pool, raw):
     """What a pooling is, told by what it makes of random maps."""
-    maps = torch.randn(raw.shape, generator=torch.Generator().manual_seed(1)).to(raw)
+    maps = torch.randn(raw.shape, generator=_generate(2)).to(raw)
     pooled = pool(maps).flatten(1)
     for axes in list_axes(raw, pooled.shape[1]):
         for kind, expected in (("average", maps.mean(axes)), ("maximum", maps.amax(axes))):

@@ -1,10 +1,14 @@
 """PyTorch: the parts of a classifier on Keras's tensors: its layouts, device and precision."""
 
+import logging
+
 import keras
 import torch
 
 from keras_sdd._backend.torch_modules import find_grid, frozen, list_state, move_like
 from keras_sdd._backend.torch_parts import find_parts
+
+_logger = logging.getLogger("keras_sdd")
 
 
 class TorchTeacher:
@@ -35,6 +39,7 @@ class TorchTeacher:
         self._dtype = getattr(torch, dtype)
         self.parts = find_parts(module, (channels, *self._size), features, classifier)
         self.map_shapes = [tuple(x.shape[1:]) for x in self._give_maps(self.parts.maps)]
+        _tell_device(module)
         self.num_features = self.parts.vector[0].numel()
         self.num_classes = self.parts.logits.shape[1]
 
@@ -102,3 +107,15 @@ class TorchTeacher:
         elif layout == "channels_first":
             x = x.permute(0, 2, 3, 1)
         return x.permute(0, 3, 1, 2) if self._channels_first else x
+
+
+def _tell_device(module):
+    """Say so if a module computes elsewhere than Keras."""
+    devices = {x.device.type for _, x in list_state(module)}
+    here = keras.ops.zeros(()).device.type
+    if devices - {here}:
+        _logger.warning(
+            "%s is on %s and Keras computes on %s: move it, module.to(%r), before it is made a "
+            "teacher.",
+            type(module).__name__, ", ".join(sorted(devices)), here, here,
+        )  # fmt: skip

@@ -1,13 +1,12 @@
 """Classifiers of PyTorch as teachers: functional Keras models around the module's own parts."""
 
 import collections
-import operator
 import re
 
 import keras
 from keras import layers
 
-from keras_sdd._checks import check_known, check_numbers, describe
+from keras_sdd._checks import check_input_shape, check_known, check_numbers, describe
 from keras_sdd.regions import LinearLayer
 
 
@@ -65,7 +64,7 @@ def from_torch(
     names = [features] if isinstance(features, str) else list(features or ())
     _check_names(module, names, classifier)
     data_format, dtype = keras.config.image_data_format(), keras.config.floatx()
-    shape = _check_shape(input_shape)
+    shape = check_input_shape(input_shape)
     channels = shape[0 if data_format == "channels_first" else -1]
     mean = check_numbers("mean", (0.0,) * channels if mean is None else mean, channels)
     std = check_numbers("std", (1.0,) * channels if std is None else std, channels, positive=True)
@@ -85,19 +84,6 @@ def _check_names(module, features, classifier):
         check_known("submodule", "features", name, known, listed)
     if classifier is not None:
         check_known("submodule", "classifier", classifier, known, listed)
-
-
-def _check_shape(input_shape):
-    try:
-        shape = tuple(operator.index(x) for x in input_shape)
-    except TypeError:
-        shape = ()
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(
-            "`input_shape` must be that of an image of the data set, for example (224, 224, 3). "
-            f"Received: input_shape={input_shape!r}"
-        )
-    return shape
 
 
 def _build(teacher, shape, map_names, data_format):

@@ -208,6 +208,22 @@ def test_a_class_token_has_patches_on_request():
     assert_close(outputs["spatial_logits"], patches.numpy())
 
 
+@pytest.mark.parametrize("name", ["torchvision_resnet", "own"])
+def test_classes_are_chosen_from_it(name):
+    module, images = torch_classifiers.build(CASES[name]), draw()
+    teacher = from_torch(module, SHAPE, mean=MEAN, std=STD)
+    selected = keras_sdd.teachers.select_classes(teacher, [3, 0, 4])
+    network = keras_sdd.Network(selected, frozen=True)
+    outputs = network.select({"logits": network.logits, "cells": network.cells(SCALES)})
+    outputs = outputs.predict(images, verbose=0)
+    logits, cells = compute_by_hand(CASES[name], module, images)
+    assert_close(outputs["logits"], logits[:, [3, 0, 4]])
+    assert_close(outputs["cells"], cells[..., [3, 0, 4]])
+    exposed = keras_sdd.expose_spatial_logits(selected).predict(images, verbose=0)
+    mean_error = np.abs(exposed["spatial_logits"].mean((1, 2)) - outputs["logits"]).max()
+    assert (mean_error < 1e-5 * np.abs(logits).max()) == CASES[name].is_linear
+
+
 def test_flattened_maps_have_no_regions():
     module = nn.Sequential(
         torch_classifiers.convolve(3, 8), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 5)
@@ -262,6 +278,11 @@ class Counting(torch_classifiers.LikeTorchvisionResNet):
         return super().forward(x)
 
 
+class Pair(torch_classifiers.LikeTorchvisionResNet):
+    def forward(self, x):
+        return super().forward(x), x
+
+
 class Random(torch_classifiers.LikeTorchvisionResNet):
     def forward(self, x):
         return super().forward(nn.functional.dropout(x))
@@ -272,7 +293,8 @@ REFUSED = {
     "softmax": (Scaled, SHAPE, {}, r"gives probabilities.*Identity.*'fc'"),
     "counting": (Counting, SHAPE, {}, r"changes its 'seen' in inference mode"),
     "random": (Random, SHAPE, {}, r"different logits for the same images"),
-    "no_logits": (lambda: nn.Conv2d(3, 4, 1), SHAPE, {}, r"Received: Conv2d, which gives Tensor"),
+    "no_logits": (lambda: nn.Conv2d(3, 4, 1), SHAPE, {}, r"Received: Conv2d, which gives a Tensor"),
+    "pair": (Pair, SHAPE, {}, r"Received: Pair, which gives a tuple"),
     "small": (torch_classifiers.LikeTorchvisionResNet, (8, 8, 3), {}, r"input_shape"),
     "channels": (torch_classifiers.OwnModule, (32, 32, 1), {}, r"fails for images of input_shape"),
     "features": (
