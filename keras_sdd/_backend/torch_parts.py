@@ -20,6 +20,7 @@ from keras_sdd._backend.torch_modules import (
 )
 from keras_sdd._backend.torch_steps import (
     LINEAR,
+    MOST_BEFORE,
     InTheWay,
     Step,
     are_close,
@@ -183,27 +184,21 @@ def _make_parts(module, body, images, pooling, rest, name):
     maps = body(images)
     raw, vector = maps[-1], pooling[-1].value
     run = _chain(pooling)
-    length = vector[0].numel()
-    layouts = tuple(_find_layout(x, length if x is raw else None) for x in maps)
-    kind, num_before = pooling[0].name.split()[0], 0
-    if len(pooling) > 1 or pooling[0].call is not None or kind not in _KINDS:
-        kind = _find_kind(run, raw)
-    elif kind == "patches":
-        kind, num_before = "average", int(pooling[0].name.split()[1])
-    if layouts[-1] == "tokens" and kind != "token":
+    kind, layout, num_before = _find_kind(run, raw)
+    if layout == "tokens" and kind != "token":
         if find_grid(raw.shape[1] - num_before, images.shape[2:]) is None:
             raise InTheWay(f"the tokens {tuple(raw.shape)} are no map of the shape of the images")
-    flattens = flattens_map(raw, pooling)
+    takes_any_size = _takes_any_size(run, raw, layout) and not flattens_map(raw, pooling)
     linear = [x for x in rest if x.call is not None and isinstance(x.call.module, LINEAR)]
     last = (linear or rest or pooling)[-1]
     return Parts(
         module=module,
         body=body,
         maps=maps,
-        layouts=layouts,
+        layouts=(*(_find_layout(x, images.shape[2:], layout) for x in maps[:-1]), layout),
         kind=kind,
         pool=run,
-        takes_any_size=not flattens and _takes_any_size(run, raw, layouts[-1]),
+        takes_any_size=takes_any_size,
         num_before=num_before,
         vector=vector,
         classify=None if all(map(is_nothing, rest)) else _chain(rest),
@@ -211,9 +206,6 @@ def _make_parts(module, body, images, pooling, rest, name):
         is_linear=all(map(is_linear, rest)),
         names=(name, pooling[-1].name, last.name),
     )
-
-
-_KINDS = ("average", "maximum", "token", "patches")
 
 
 def _chain(steps):
@@ -226,28 +218,41 @@ def _chain(steps):
     return run
 
 
-def _find_layout(x, length):
-    """The layout of a map, told by the length of its pooled vectors where that is known."""
+def _find_layout(x, image_size, otherwise):
+    """The layout of a map that is not pooled, told by the shape of the images."""
     if x.dim() == 3:
         return "tokens"
-    first, last = x.shape[1] == length, x.shape[3] == length
-    if length is None:  # maps have fewer positions on a side than channels, and mostly square ones
-        last = x.shape[1] == x.shape[2] != x.shape[3]
-    return "channels_last" if last and not first else "channels_first"
+    first, last = (
+        abs(width - height * image_size[1] / image_size[0]) < 1
+        for height, width in (x.shape[2:], x.shape[1:3])
+    )
+    if first == last:
+        return "channels_first" if otherwise == "tokens" else otherwise
+    return "channels_first" if first else "channels_last"
 
 
 def _find_kind(pool, raw):
-    """What a pooling is, told by what it makes of random maps."""
+    """What a pooling is, told by what it makes of random maps: kind, layout, `num_before`."""
     maps = torch.randn(raw.shape, generator=_generate(2)).to(raw)
     pooled = pool(maps).flatten(1)
+    layouts = {(1,): "tokens", (2, 3): "channels_first", (1, 2): "channels_last"}
     for axes in list_axes(raw, pooled.shape[1]):
-        for kind, expected in (("average", maps.mean(axes)), ("maximum", maps.amax(axes))):
+        ways = [("average", maps.mean(axes), 0), ("maximum", maps.amax(axes), 0)]
+        if raw.dim() == 3:
+            counts = range(1, min(MOST_BEFORE, raw.shape[1] - 1) + 1)
+            ways += [("average", maps[:, n:].mean(1), n) for n in counts]
+            ways += [("token", maps[:, 0], 0)]
+        for kind, expected, num_before in ways:
             if are_close(pooled, expected):
-                return kind
-    return "own"
+                return kind, layouts[axes], num_before
+    if raw.dim() == 3:
+        return "own", "tokens", 0
+    sized = [x for x in ("channels_first", "channels_last") if _takes_any_size(pool, raw, x)]
+    return "own", sized[0] if sized else "channels_first", 0
 
 
 def _takes_any_size(pool, raw, layout):
+    """Whether a pooling makes vectors of one length of maps of any size."""
     shapes = set()
     for size in (1, 2):
         part = raw[:, : size * size] if layout == "tokens" else raw[:, :, :size, :size]
@@ -263,7 +268,7 @@ def _is_composed(parts, images, logits):
     """Whether the parts give the module's own logits."""
     outputs = parts.pool(parts.body(images)[-1])
     outputs = outputs if parts.classify is None else parts.classify(outputs)
-    return are_close(outputs.flatten(1), logits)
+    return are_close(outputs.flatten(1), logits, 1e-5)
 
 
 def _refuse(module, reasons, calls):
@@ -274,5 +279,6 @@ def _refuse(module, reasons, calls):
         f"Where {kind} pools a map, and what it makes of that, was not found: {reason}. Name the "
         "submodule whose output is pooled, features=..., and the one that makes logits of that, "
         "classifier=...; what is computed between submodules has to become one, such as a "
-        f"torch.nn.ReLU. Received: the last submodules {', '.join(last[-6:])}"
+        "torch.nn.ReLU. Or let keras_sdd.teachers.cache_outputs store what the module gives. "
+        f"Received: the last submodules {', '.join(last[-6:])}"
     )

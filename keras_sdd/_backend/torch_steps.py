@@ -16,6 +16,7 @@ from torch import nn
 from keras_sdd._backend.torch_modules import find_grid, is_vector
 
 LINEAR = (nn.Linear, nn.Conv2d)
+MOST_BEFORE = 8  # tokens before those of the patches
 _PASSING = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
 
 
@@ -113,9 +114,9 @@ def _list_ways(value, wanted, image_size):
         yield "maximum", lambda x, a=axes: x.amax(a).reshape(-1, *shape)
     if value.dim() == 3 and value.shape[2] == count:
         yield "token", lambda x: x[:, 0].reshape(-1, *shape)
-        for first in range(1, min(9, value.shape[1])):
+        for first in range(1, min(MOST_BEFORE, value.shape[1] - 1) + 1):
             if find_grid(value.shape[1] - first, image_size):
-                yield f"patches {first}", lambda x, n=first: x[:, n:].mean(1).reshape(-1, *shape)
+                yield "patches", lambda x, n=first: x[:, n:].mean(1).reshape(-1, *shape)
 
 
 def list_axes(maps, count):
@@ -124,10 +125,15 @@ def list_axes(maps, count):
     return [axes for channels, axes in ways if maps.shape[channels] == count]
 
 
-def are_close(actual, wanted):
+def are_close(actual, wanted, tolerance=3e-6):
+    """Whether two tensors are alike but for rounding, by the largest entry.
+
+    Twice the same sums differ by little, and a norm that is passed over may change little more.
+    """
     if actual.shape != wanted.shape or not wanted.is_floating_point():
         return False
-    tolerance = 1e-4 if wanted.dtype in (torch.float32, torch.float64) else 1e-2
+    if wanted.dtype not in (torch.float32, torch.float64):
+        tolerance = 1e-2
     return bool((actual - wanted).abs().max() <= tolerance * wanted.abs().max())
 
 

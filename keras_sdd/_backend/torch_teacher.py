@@ -5,8 +5,9 @@ import logging
 import keras
 import torch
 
-from keras_sdd._backend.torch_modules import find_grid, frozen, list_state, move_like
+from keras_sdd._backend.torch_modules import find_grid, find_logits, frozen, list_state, move_like
 from keras_sdd._backend.torch_parts import find_parts
+from keras_sdd._backend.torch_steps import MOST_BEFORE, are_close
 
 _logger = logging.getLogger("keras_sdd")
 
@@ -56,12 +57,27 @@ class TorchTeacher:
             if not x.dtype.is_complex
         ]
 
+    def check(self, model):
+        """Raise a ValueError if a Keras model of the parts does not give the module's logits."""
+        shape = (2, *model.inputs[0].shape[1:])
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        images = keras.ops.convert_to_tensor(images)
+        with frozen(self.module):
+            wanted = find_logits(self.module(self._scale(images)))
+            if are_close(model(images).to(wanted), wanted, 1e-4):
+                return
+        map_name, pooling, classifier = self.parts.names
+        raise ValueError(
+            f"The parts of {type(self.module).__name__} give other logits than the whole: "
+            f"something between {map_name!r}, {pooling!r} and {classifier!r} is not what it seems. "
+            "Name the submodules by features=... and classifier=..., or let "
+            "keras_sdd.teachers.cache_outputs store what it gives"
+        )
+
     def find_maps(self, images):
         """Images to the list of maps."""
-        x = images if self._channels_first else images.permute(0, 3, 1, 2)
-        mean, std = (x.new_tensor(v).reshape(-1, 1, 1) for v in (self._mean, self._std))
         with frozen(self.module):
-            maps = self.parts.body(move_like(self.module, (x - mean) / std))
+            maps = self.parts.body(self._scale(images))
             return [self._give(y, images) for y in self._give_maps(maps)]
 
     def pool(self, maps):
@@ -82,6 +98,12 @@ class TorchTeacher:
             logits = self._give(self.parts.classify(move_like(self.module, x)), vectors)
         return logits.reshape(*vectors.shape[:-1], -1)
 
+    def _scale(self, images):
+        """Images as the module takes them."""
+        x = images if self._channels_first else images.permute(0, 3, 1, 2)
+        mean, std = (x.new_tensor(v).reshape(-1, 1, 1) for v in (self._mean, self._std))
+        return move_like(self.module, (x - mean) / std)
+
     def _give(self, x, like):
         return x.to(like.device, self._dtype)
 
@@ -98,7 +120,7 @@ class TorchTeacher:
         if layout == "tokens":
             if is_last and self.parts.kind == "token":
                 return x
-            given = range(9) if not is_last else [self.parts.num_before]
+            given = range(MOST_BEFORE + 1) if not is_last else [self.parts.num_before]
             grids = [(n, find_grid(x.shape[1] - n, self._size)) for n in given]
             before, grid = next((y for y in grids if y[1]), (0, None))
             if grid is None:

@@ -71,7 +71,9 @@ def from_torch(
     from keras_sdd._backend.torch_teacher import TorchTeacher
 
     teacher = TorchTeacher(module, shape, names, classifier, mean, std, data_format, dtype)
-    return _build(teacher, shape, [*names[:-1], teacher.parts.names[0]], data_format)
+    model = _build(teacher, shape, [*names[:-1], teacher.parts.names[0]], data_format)
+    teacher.check(model)
+    return model
 
 
 def _check_names(module, features, classifier):

@@ -10,6 +10,7 @@ from backends import BACKEND
 from keras import layers
 
 import keras_sdd
+from keras_sdd.cache import digest_weights
 from keras_sdd.teachers import from_torch
 
 if BACKEND != "torch":
@@ -171,6 +172,58 @@ def test_the_teacher_follows_its_module():
     assert_close(traced_outputs(distiller, images), cells)
 
 
+class ChannelsLast(nn.Module):
+    """Eight channels, last, of eight by eight positions: no size tells which axis is which."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.embed, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.pool, self.head = pool, nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.pool(self.norm(self.embed(x).permute(0, 2, 3, 1))))
+
+
+class Pool(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.function = pool
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("kind", ["average", "maximum", "own"])
+def test_channels_last_of_the_size_of_the_map(kind):
+    pool = {
+        "average": lambda x: x.mean((1, 2)),
+        "maximum": lambda x: x.amax((1, 2)),
+        "own": lambda x: x.mean((1, 2)) + x.amax((1, 2)),
+    }[kind]
+    case = Case(
+        lambda: ChannelsLast(Pool(pool)),
+        lambda m, x: m.norm(m.embed(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        lambda m, r: m.head(pool(r.permute(0, 2, 3, 1))),
+        kind == "average",
+    )
+    module, images = torch_classifiers.build(case), draw()
+    network = keras_sdd.Network(from_torch(module, SHAPE, mean=MEAN, std=STD), frozen=True)
+    outputs = network.select({"cells": network.cells(SCALES)}).predict(images, verbose=0)
+    assert_close(outputs["cells"], compute_by_hand(case, module, images)[1])
+
+
+def test_a_classifier_taken_as_one_and_digests():
+    case = CASES["timm_convnext"]
+    module, images = torch_classifiers.build(case), draw()
+    teacher = from_torch(module, SHAPE, mean=MEAN, std=STD, classifier="head")
+    network = keras_sdd.Network(teacher, frozen=True)
+    outputs = network.select({"cells": network.cells(SCALES)}).predict(images, verbose=0)
+    assert_close(outputs["cells"], compute_by_hand(case, module, images)[1])
+    others = [from_torch(torch_classifiers.build(case, seed), SHAPE) for seed in (0, 1)]
+    digests = [digest_weights(x) for x in (teacher, *others)]
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_maps_by_name():
     module, images = torch_classifiers.build(CASES["torchvision_resnet"]), draw()
     teacher = from_torch(module, SHAPE, features=["relu", "layer1", "layer2"])
@@ -191,8 +244,16 @@ def test_maps_by_name():
     distiller.fit(images, np.arange(4) % CLASSES, verbose=0)
 
 
-def test_a_class_token_has_patches_on_request():
-    module, images = torch_classifiers.LikeTimmViT("token"), draw()
+class Normalizing(torch_classifiers.LikeTimmViT):
+    """It computes something of its own between the last submodule and its pooling."""
+
+    def forward_features(self, x):
+        return nn.functional.normalize(super().forward_features(x), dim=-1)
+
+
+@pytest.mark.parametrize("build", [torch_classifiers.LikeTimmViT, Normalizing])
+def test_a_class_token_has_patches_on_request(build):
+    module, images = build("token"), draw()
     teacher = from_torch(module, SHAPE)
     module.eval()
     with torch.no_grad():
@@ -206,6 +267,13 @@ def test_a_class_token_has_patches_on_request():
     outputs = exposed.predict(images, verbose=0)
     assert_close(outputs["logits"], logits.numpy())
     assert_close(outputs["spatial_logits"], patches.numpy())
+    distiller = keras_sdd.SDDDistiller(exposed, make_student(), scales=(1, 2))
+    distiller.compile("sgd")
+    distiller.fit(images, np.arange(4) % CLASSES, verbose=0)
+    with torch.no_grad():
+        maps = tokens[:, 1:].unflatten(1, (2, 4, 2, 4)).mean((2, 4)).flatten(1, 2)
+        cells = torch.cat([logits[:, None], module.head(module.fc_norm(maps))], 1)
+    assert_close(find_targets(distiller, images), cells.numpy())
 
 
 @pytest.mark.parametrize("name", ["torchvision_resnet", "own"])
@@ -323,7 +391,7 @@ def test_refusals(name):
         assert_unmoved(module, before)
 
 
-def test_remedies():
+def test_a_computation_that_becomes_a_submodule():
     """A submodule of its own is what a computation between submodules has to become."""
 
     class Remedied(torch_classifiers.LikeTorchvisionResNet):
