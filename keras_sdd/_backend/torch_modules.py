@@ -71,9 +71,10 @@ class Call:
     output: Any = None
     children: list = dataclasses.field(default_factory=list)
 
-    def run(self, x):
-        """Call the submodule as it was called, on another tensor."""
-        return self.module(x, *self.arguments[1:], **self.options)
+    def as_function(self):
+        """The submodule as it was called, of another tensor; it keeps nothing of the record."""
+        module, others, options = self.module, self.arguments[1:], self.options
+        return lambda x: module(x, *others, **options)
 
     @property
     def is_of_one_tensor(self):

@@ -209,10 +209,12 @@ def _make_parts(module, body, images, pooling, rest, name):
 
 
 def _chain(steps):
+    functions = [step.run for step in steps]  # the steps hold a whole forward pass
+
     def run(x):
         x = x.clone()  # some change their input in place
-        for step in steps:
-            x = step.run(x)
+        for function in functions:
+            x = function(x)
         return x
 
     return run

@@ -82,7 +82,7 @@ def follow(start, calls, logits, image_size):
 
     for call in calls:
         if call.is_of_one_tensor and call.input is not None and go(call.input, repr(call.name)):
-            steps.append(Step(call.run, call.output, call.name, call))
+            steps.append(Step(call.as_function(), call.output, call.name, call))
     if not go(logits, "the logits"):
         raise InTheWay(first)
     return steps[1:]

@@ -1,6 +1,7 @@
 """PyTorch modules as teachers, against what PyTorch computes of the same modules."""
 
 import copy
+import gc
 import logging
 
 import keras
@@ -210,6 +211,14 @@ def test_channels_last_of_the_size_of_the_map(kind):
     network = keras_sdd.Network(from_torch(module, SHAPE, mean=MEAN, std=STD), frozen=True)
     outputs = network.select({"cells": network.cells(SCALES)}).predict(images, verbose=0)
     assert_close(outputs["cells"], compute_by_hand(case, module, images)[1])
+
+
+def test_nothing_of_the_recorded_pass_is_kept():
+    from keras_sdd._backend.torch_modules import Call
+
+    teacher = from_torch(torch_classifiers.build(CASES["timm_convnext"]), SHAPE)
+    gc.collect()
+    assert teacher.built and not [x for x in gc.get_objects() if type(x) is Call]
 
 
 def test_a_classifier_taken_as_one_and_digests():
