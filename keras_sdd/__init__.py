@@ -10,6 +10,7 @@ from keras_sdd import (
     models,
     optimizers,
     schedules,
+    teachers,
     terms,
 )
 from keras_sdd.cache import cache_teacher
@@ -41,6 +42,7 @@ __all__ = [
     "pool_cells",
     "reuse_classifier",
     "schedules",
+    "teachers",
     "terms",
 ]
 __version__ = "0.1.0"

@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import operator
 import os
 import re
 
@@ -82,6 +83,24 @@ def check_integers(least, **values):
             raise ValueError(
                 f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}"
             )
+
+
+def check_input_shape(input_shape):
+    """Return the shape of an image as a tuple of three positive integers.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        shape = tuple(operator.index(x) for x in input_shape)
+    except TypeError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(
+            "`input_shape` must be that of an image of the data set, for example (224, 224, 3). "
+            f"Received: input_shape={input_shape!r}"
+        )
+    return shape
 
 
 def check_marker(name, value):

@@ -13,7 +13,8 @@ from keras_sdd.normalization import is_batch_norm
 from keras_sdd.regions import PositionwiseClassifier
 
 _KNOWN = ("keras.src.layers.", "keras_sdd.")
-_DERIVED = "keras.src.layers.preprocessing."  # they keep more than their config and weights say
+# They keep more than their config and weights say.
+_DERIVED = ("keras.src.layers.preprocessing.", "keras_sdd.teachers.")
 _CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 _TRANSPOSED = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")

@@ -15,9 +15,13 @@ from keras_sdd.pooling import CellPooling, find_bounds, pool_cells
 SOFTMAXES = (keras.activations.softmax, ops.softmax)
 
 
+class LinearLayer(layers.Layer):
+    """Base of layers that say themselves that they are linear, (..., C) to (..., K)."""
+
+
 @keras.saving.register_keras_serializable(package="keras_sdd")
 class PositionwiseClassifier(layers.Wrapper):
-    """A Dense or 1x1 Conv2D `layer` at every position, (..., C) to (..., K), without its softmax.
+    """A linear `layer` at every position, (..., C) to (..., K), without its softmax.
 
     It has no weights of its own. Layers of other kinds are called on vectors (B, C).
     """
@@ -28,6 +32,8 @@ class PositionwiseClassifier(layers.Wrapper):
 
     def call(self, inputs):
         layer = self.layer
+        if says_linear(layer):
+            return layer(inputs)
         if not is_linear(layer, at_end=True) or layer.dtype_policy.quantization_mode:
             outputs = layer(ops.reshape(inputs, (-1, inputs.shape[-1])))
             return ops.reshape(outputs, (*ops.shape(inputs)[:-1], outputs.shape[-1]))
@@ -295,8 +301,18 @@ class GlobalCell(layers.Layer):
         return super().get_config() | {"index": self.index}
 
 
+def says_linear(operation):
+    """Whether a layer is linear, (..., C) to (..., K), by its own word."""
+    return isinstance(operation, LinearLayer) or type(operation) is PositionwiseClassifier
+
+
 def is_linear(operation, at_end=False):
-    """Whether a layer is Dense or 1x1 Conv2D with no activation but, at the end, a softmax."""
+    """Whether a layer is linear at a position: one that says so, or Dense or 1x1 Conv2D.
+
+    Those have no activation but, at the end, a softmax.
+    """
+    if says_linear(operation):
+        return True
     activation = getattr(operation, "activation", None)
     if is_kind(operation, "Conv2D"):
         trivial = (operation.kernel_size, operation.strides, operation.groups)

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "cache": {"_checks", "cell_store", "data"},
     "models": {"_checks", "models", "normalization", "stages"},
     "data": {"_checks", "data"},
+    "teachers": {"_backend", "_checks", "graphs", "heads", "regions", "teachers"},
     "optimizers": {"_checks"},
     "schedules": {"_checks"},
     "converters": {"_checks"},
