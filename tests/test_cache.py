@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pickle
 
 import classifiers
 import keras
@@ -170,24 +171,33 @@ def files_limited_to(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def draw_cells():
+    return np.arange(20 * 21 * 4, dtype="float32").reshape(20, 21, 4)
+
+
+def open_store(folder):
+    return CellStore(folder, {}, {"cells": (21, 4)}, "float32")
+
+
+def fill(folder, first, last):
+    """Add some of the samples, and return the cells of all."""
+    store = open_store(folder)
+    store.add(IDS[first:last], X[first:last], {"cells": draw_cells()[first:last]})
+    store.flush()
+    return draw_cells()
+
+
 @pytest.mark.parametrize("limit", [1500, 5])  # of the cells, within and before their header
 @on_one
 def test_a_full_disk_is_told_and_what_was_written_is_kept(tmp_path, limit):
-    cells = np.arange(20 * 21 * 4, dtype="float32").reshape(20, 21, 4)
-
-    def build(first, last):
-        store = CellStore(tmp_path, {}, {"cells": (21, 4)}, "float32")
-        store.add(IDS[first:last], X[first:last], {"cells": cells[first:last]})
-        store.flush()
-        return store
-
-    build(0, 4)
+    cells = fill(tmp_path, 0, 4)
     before = sorted(path.name for path in tmp_path.iterdir())
     message = r"00001-cells\.npy cannot be written.*written before is kept: make room on the disk"
     with files_limited_to(limit), pytest.raises(OSError, match=message):
-        build(4, 20)
+        fill(tmp_path, 4, 20)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    store = build(4, 20)
+    fill(tmp_path, 4, 20)
+    store = open_store(tmp_path)
     assert len(store) == 20
     np.testing.assert_array_equal(store.read(IDS, X)["cells"], cells)
 
@@ -197,10 +207,93 @@ def test_a_full_disk_is_told_and_what_was_written_is_kept(tmp_path, limit):
 def test_truncated_shards_are_refused(tmp_path, part):
     distiller = build_distiller()
     cache(distiller, tmp_path)
-    path = tmp_path / f"00000-{part}.npy"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="Shard 00000 .* is damaged or cut off"):
+    truncate(tmp_path / f"00000-{part}.npy")
+    with pytest.raises(ValueError, match=f"Shard 00000 .* is damaged or cut off: 00000-{part}"):
         cache(distiller, tmp_path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "a header of nonsense": lambda path: path.write_bytes(path.read_bytes().replace(b"{", b"(", 1)),
+    "a text": lambda path: path.write_text("hello world\n" * 20),
+    "of another data set": lambda path: np.save(path, np.zeros((4, 3, 7), "float32")),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("part", ["checks", "cells"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@on_one
+def test_a_damaged_file_is_named_and_the_remedy_works(tmp_path, part, damage):
+    cells = fill(tmp_path, 0, 20)
+    DAMAGES[damage](tmp_path / f"00000-{part}.npy")
+    with pytest.raises(ValueError, match=f"00000-{part}.npy .*Remove its files, 00000-\\*.npy"):
+        open_store(tmp_path)
+    for path in tmp_path.glob("00000-*.npy"):
+        path.unlink()
+    assert len(open_store(tmp_path)) == 0
+    fill(tmp_path, 0, 20)
+    np.testing.assert_array_equal(open_store(tmp_path).read(IDS, X)["cells"], cells)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "[" * 100_000, "\x00" * 20])
+@on_one
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    fill(tmp_path, 0, 4)
+    (tmp_path / "cache.json").write_text(content)
+    with pytest.raises(ValueError, match="cache.json is damaged or cut off"):
+        open_store(tmp_path)
+
+
+@on_one
+def test_two_builders_at_once_in_different_orders(tmp_path, monkeypatch):
+    """Each as on its own, and what one has written the other does not write again."""
+    monkeypatch.setattr("keras_sdd.cell_store._SHARD_BYTES", 1)
+    cells = draw_cells()
+    first, second = open_store(tmp_path), open_store(tmp_path)
+    forth = np.split(np.arange(20), 5)
+    for one, other in zip(forth, forth[::-1], strict=True):
+        first.add(IDS[one], X[one], {"cells": cells[one]})
+        second.add(IDS[other], X[other], {"cells": cells[other]})
+    for store in (first, second, open_store(tmp_path)):
+        np.testing.assert_array_equal(store.read(IDS[5:15], X[5:15])["cells"], cells[5:15])
+    store = open_store(tmp_path)
+    assert len(store) == 20 and len(list(tmp_path.glob("*-ids.npy"))) == 5
+    with pytest.raises(ValueError, match="are of another image"):
+        third = CellStore(tmp_path / "other", {}, {"cells": (21, 4)}, "float32")
+        fill(tmp_path / "other", 0, 4)
+        third.add(IDS[:4], X[:4] + 1, {"cells": cells[:4]})
+
+
+@on_one
+def test_a_number_that_another_process_took_is_left_to_it(tmp_path):
+    fill(tmp_path, 0, 4)
+    (tmp_path / "00001-cells.npy").write_bytes(b"under way")
+    fill(tmp_path, 4, 8)
+    assert (tmp_path / "00001-cells.npy").read_bytes() == b"under way"
+    assert (tmp_path / "00002-ids.npy").exists() and len(open_store(tmp_path)) == 8
+
+
+@on_one
+def test_a_slow_build_is_written_now_and_then(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    store.add(IDS[:4], X[:4], {"cells": draw_cells()[:4]})
+    assert len(open_store(tmp_path)) == 0
+    monkeypatch.setattr("keras_sdd.cell_store._SHARD_SECONDS", 0)
+    store.add(IDS[4:8], X[4:8], {"cells": draw_cells()[4:8]})
+    assert len(open_store(tmp_path)) == 8  # a process that is killed now has lost none
+
+
+@on_one
+def test_a_store_goes_to_other_processes_without_its_content(tmp_path):
+    cells = fill(tmp_path, 0, 20)
+    content = pickle.dumps(open_store(tmp_path))
+    assert len(content) < 1000
+    np.testing.assert_array_equal(pickle.loads(content).read(IDS, X)["cells"], cells)
 
 
 def test_corrupted_cells_are_refused(tmp_path):
@@ -220,7 +313,7 @@ def test_a_broken_manifest_is_refused(tmp_path):
     cache(distiller, tmp_path)
     assert json.loads((tmp_path / "cache.json").read_text())["scales"] == [1, 2, 4]
     (tmp_path / "cache.json").write_text("{")
-    with pytest.raises(ValueError, match="holds the cells of something else"):
+    with pytest.raises(ValueError, match="cache.json is damaged"):
         cache(distiller, tmp_path)
 
 

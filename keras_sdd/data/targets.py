@@ -20,7 +20,7 @@ def attach_targets(dataset, store, structure):
         return list(store.read(ids, images).values())
 
     def attach(images, targets, *weights):
-        dtypes = [store.dtype] * len(store.shapes)
+        dtypes = list(store.dtypes.values())
         values = tf.numpy_function(read, [targets["ids"], images], dtypes)
         for value, shape in zip(values, store.shapes.values(), strict=True):
             value.set_shape((images.shape[0], *shape))
