@@ -54,6 +54,25 @@ class CellStore:
         self._size = sum(self.dtypes[name].itemsize * size for name, size in sizes.items())
         self._open_shards()
 
+    @classmethod
+    def open(cls, folder):
+        """Open a store that is there, whatever it holds.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        if not (pathlib.Path(folder) / MANIFEST).exists():
+            raise FileNotFoundError(
+                f"There are no stored outputs; keras_sdd.cache_outputs makes them. Received: "
+                f"folder={str(folder)!r}"
+            )
+        manifest = read_manifest(folder)
+        try:
+            shape, dtype = manifest["shape"], manifest["dtype"]
+            return cls(folder, {}, shape if isinstance(shape, dict) else {"cells": shape}, dtype)
+        except (KeyError, TypeError) as error:
+            raise tell_damaged(folder) from error
+
     def __reduce__(self):  # another process opens the files itself
         return type(self), self._arguments
 
@@ -130,8 +149,8 @@ class CellStore:
         """Return the outputs of samples, a dict of arrays (n, ...), checked against their images.
 
         Raises:
-            KeyError: for a sample that is not there.
-            ValueError: if an image is not the one that they were made of, or they changed.
+            ValueError: for a sample that is not there; if an image is not the one that they were
+                made of, or they changed.
         """
         outputs = {
             name: np.empty((len(samples), *shape), self.dtypes[name])
@@ -139,7 +158,7 @@ class CellStore:
         }
         for i, (sample, image) in enumerate(zip(map(int, samples), images, strict=True)):
             if sample not in self._rows:
-                raise KeyError(
+                raise ValueError(
                     f"{self.folder} has no cells of the sample with id {sample}. It was filled "
                     "from other images, or they are augmented at random: fill it from the data set "
                     "that is trained on, which must always show the same."
@@ -258,17 +277,21 @@ def read_manifest(folder):
     Raises:
         ValueError: if the file that says so is damaged.
     """
-    path = pathlib.Path(folder) / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads((pathlib.Path(folder) / MANIFEST).read_bytes())
     except (ValueError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict):
-        raise ValueError(
-            f"{path} is damaged or cut off, and nothing else says whose cells the folder holds. "
-            "Remove the folder to make them again, or give another one."
-        )
+        raise tell_damaged(folder)
     return manifest
+
+
+def tell_damaged(folder):
+    """The error for a folder whose `cache.json` is none."""
+    return ValueError(
+        f"{pathlib.Path(folder) / MANIFEST} is damaged or cut off, and nothing else says whose "
+        "cells the folder holds. Remove the folder to make them again, or give another one."
+    )
 
 
 def _explain(error, path):

@@ -37,6 +37,109 @@ def cache(distiller, folder, data=None, **options):
     return cache_teacher(distiller, data or make_data(), folder, verbose=0, **options)
 
 
+class InOrder(keras.utils.PyDataset):
+    """Batches of other images in every epoch."""
+
+    def __init__(self, batch_size):
+        super().__init__()
+        self.batch_size, self.epoch = batch_size, 0
+
+    @property
+    def num_batches(self):
+        return -(-20 // self.batch_size)
+
+    def __getitem__(self, index):
+        rows = np.roll(np.arange(20), self.epoch)[self.batch_size * index :][: self.batch_size]
+        return X[rows], Y[rows]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+def load_by_torch(batch_size):
+    data = pytest.importorskip("torch.utils.data")
+    torch = pytest.importorskip("torch")
+    rows = data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    return data.DataLoader(rows, batch_size, shuffle=True)
+
+
+KINDS = {
+    "arrays": lambda size: (X, Y),
+    "arrays by name": lambda size: (X, {"labels": Y, "ids": IDS}),
+    "PyDataset": InOrder,
+    "DataLoader": load_by_torch,
+    "tf.data without ids": lambda size: (
+        tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(20).batch(size)
+    ),
+}
+
+
+# Keras's own adapters differ from backend to backend; arrays become a PyDataset.
+@pytest.mark.parametrize("kind", KINDS if BACKEND == "torch" else ["arrays", "DataLoader"])
+def test_any_kind_of_data_set(tmp_path, kind):
+    """In batches of all samples, whose order then makes no difference."""
+    teacher = classifiers.spread_predictions(classifiers.build_cnn(8, "teacher"))
+    live, cached = build_distiller(teacher), build_distiller(teacher)
+    expected = live.fit(X, Y, batch_size=20, epochs=2, verbose=0).history
+    data = cache(cached, tmp_path, KINDS[kind](20), batch_size=20)
+    if kind == "DataLoader":  # Keras warns of its shuffle otherwise
+        assert type(data).__mro__[1].__name__ == "DataLoader"
+    actual = train(cached, data)
+    for name, values in expected.items():
+        np.testing.assert_allclose(actual[name], values, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@on_one
+def test_every_kind_finds_the_cells_of_its_images_in_any_order(tmp_path, kind, monkeypatch):
+    distiller = build_distiller()
+    data = cache(distiller, tmp_path, KINDS[kind](8), batch_size=8)
+    runs = count_teacher_runs(distiller, monkeypatch)
+    again = cache(distiller, tmp_path, KINDS[kind](8), batch_size=8)
+    assert len(runs) == 1  # the one to compare with
+    seen = []
+    for _ in range(2):
+        if isinstance(again, keras.utils.PyDataset):
+            again.on_epoch_begin()
+        batches = [again[i] for i in range(3)] if hasattr(again, "num_batches") else again
+        for images, targets in batches:
+            expected = distiller.compute_teacher_cells(np.asarray(images))
+            actual = np.asarray(targets["teacher_cells"])
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+            seen.extend(np.asarray(images)[:, 0, 0, 0].tolist())
+            assert ("ids" in targets) == kind.startswith("arrays")
+        if isinstance(again, keras.utils.PyDataset):
+            again.on_epoch_end()
+    assert sorted(seen[:20]) == sorted(seen[20:]) == sorted(X[:, 0, 0, 0].tolist())
+    assert seen[:20] != seen[20:]
+    assert getattr(data, "num_batches", None) or len(data) == 3
+
+
+@pytest.mark.parametrize("kind", ["PyDataset", "DataLoader", "tf.data without ids"])
+@on_one
+def test_images_that_change_are_refused_without_ids_too(tmp_path, kind):
+    rng = np.random.default_rng(0)
+
+    class Noisy(InOrder):
+        def __getitem__(self, index):
+            images, labels = super().__getitem__(index)
+            return images + rng.normal(size=images.shape).astype("float32"), labels
+
+    def collate(samples):
+        import torch
+
+        images, labels = zip(*samples, strict=True)
+        return torch.stack(images) + torch.randn(len(images), 1, 1, 1), torch.stack(labels)
+
+    data = Noisy(8) if kind == "PyDataset" else KINDS[kind](8)
+    if kind == "DataLoader":
+        data.collate_fn = collate
+    if kind.startswith("tf"):
+        data = data.map(lambda x, y: (x + tf.random.normal(tf.shape(x)), y))
+    with pytest.raises(ValueError, match="augmented at random"):
+        cache(build_distiller(), tmp_path, data)
+
+
 def train(distiller, data):
     return distiller.fit(data, epochs=2, shuffle=False, verbose=0).history
 
@@ -134,7 +237,7 @@ def test_other_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="are of another image.*id 100"):
         cache(distiller, tmp_path, make_data(X + 1e-3))
     store = CellStore(tmp_path, {}, {"cells": (21, classifiers.NUM_CLASSES)}, "float32")
-    with pytest.raises(KeyError, match="no cells of the sample with id 7"):
+    with pytest.raises(ValueError, match="no cells of the sample with id 7"):
         store.read([7], X[:1])
 
 
@@ -356,8 +459,10 @@ def test_cells_that_float16_cannot_hold(tmp_path):
 @pytest.mark.parametrize(
     "data",
     [
-        (X, Y),
-        tf.data.Dataset.from_tensor_slices((X, Y)).batch(8),
+        [X, Y],
+        (X, Y[:5]),
+        (X, Y, np.ones(20), np.ones(20)),
+        zip(X, Y, strict=True),
         make_data().repeat(),
         make_data().filter(lambda x, y: True),
     ],
