@@ -7,16 +7,23 @@ makes the shard count. Several processes may fill a folder at once: who makes th
 shard has its number.
 """
 
-import io
 import json
 import math
-import os
 import pathlib
 import time
-import uuid
 import zlib
 
 import numpy as np
+
+from keras_sdd.store_files import (
+    MANIFEST,
+    encode,
+    explain_failure,
+    read_manifest,
+    replace_whole,
+    tell_damaged,
+    write_whole,
+)
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_SECONDS = 120  # what a killed build loses at most, where outputs are small and slow to make
@@ -128,8 +135,9 @@ class CellStore:
         shard = self._claim(next(iter(parts)))
         try:
             for part, array in parts.items():
-                self._write(f"{shard}-{part}.npy", _encode(array))
-            self._replace(f"{shard}-ids.npy", _encode(np.array(list(self._waiting), "int64")))
+                write_whole(self.folder / f"{shard}-{part}.npy", encode(array))
+            ids = np.array(list(self._waiting), "int64")
+            replace_whole(self.folder / f"{shard}-ids.npy", encode(ids))
         except OSError:
             for path in self.folder.glob(f"{shard}-*"):
                 path.unlink(missing_ok=True)
@@ -190,7 +198,7 @@ class CellStore:
 
     def _check_identity(self, identity):
         if not (self.folder / MANIFEST).exists():
-            self._replace(MANIFEST, json.dumps(identity).encode())
+            replace_whole(self.folder / MANIFEST, json.dumps(identity).encode())
         old = read_manifest(self.folder)
         differing = [key for key in identity if old.get(key) != identity[key]]
         if differing:
@@ -246,60 +254,7 @@ class CellStore:
             except FileExistsError:
                 number += 1
             except OSError as error:
-                raise _explain(error, path) from error
-
-    def _replace(self, name, content):
-        """Put a file in place in one piece."""
-        unfinished = f"{name}.{uuid.uuid4().hex}.unfinished"
-        try:
-            self._write(unfinished, content, name)
-            os.replace(self.folder / unfinished, self.folder / name)
-        finally:
-            (self.folder / unfinished).unlink(missing_ok=True)
-
-    def _write(self, file_name, content, name=None):
-        path = self.folder / (name or file_name)
-        try:
-            with open(self.folder / file_name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # some disks say only then that they are full
-        except OSError as error:
-            raise _explain(error, path) from error
-
-
-MANIFEST = "cache.json"
-
-
-def read_manifest(folder):
-    """What the outputs in a folder are: a dict.
-
-    Raises:
-        ValueError: if the file that says so is damaged.
-    """
-    try:
-        manifest = json.loads((pathlib.Path(folder) / MANIFEST).read_bytes())
-    except (ValueError, RecursionError):
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise tell_damaged(folder)
-    return manifest
-
-
-def tell_damaged(folder):
-    """The error for a folder whose `cache.json` is none."""
-    return ValueError(
-        f"{pathlib.Path(folder) / MANIFEST} is damaged or cut off, and nothing else says whose "
-        "cells the folder holds. Remove the folder to make them again, or give another one."
-    )
-
-
-def _explain(error, path):
-    return OSError(
-        error.errno,
-        f"{error.strerror}: {path} cannot be written. What was written before is kept: make room "
-        "on the disk, or raise the quota or limit, and a new run goes on from it",
-    )
+                raise explain_failure(error, path) from error
 
 
 def _remedy(shard):
@@ -309,13 +264,6 @@ def _remedy(shard):
 def _read_number(path):
     number = path.name.split("-")[0]
     return int(number) if number.isdecimal() else -1
-
-
-def _encode(array):
-    # Into a file, NumPy writes past Python's own object, and keeps quiet of what does not fit.
-    content = io.BytesIO()
-    np.save(content, array)
-    return content.getbuffer()
 
 
 def _checksum(array):

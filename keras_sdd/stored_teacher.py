@@ -7,9 +7,10 @@ from keras import ops
 
 from keras_sdd._checks import check_scales
 from keras_sdd.cell_formats import CellReader, choose_format
-from keras_sdd.cell_store import MANIFEST, CellStore, read_manifest, tell_damaged
+from keras_sdd.cell_store import CellStore
 from keras_sdd.data.batches import StoredOutputs, open_batches
 from keras_sdd.heads import check_classifier, class_logits
+from keras_sdd.store_files import MANIFEST, read_manifest, tell_damaged
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")

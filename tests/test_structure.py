@@ -41,9 +41,10 @@ MAY_IMPORT = {
     },
     "sdd": {"_checks", "distiller", "losses", "terms"},
     "simkd": {"graphs", "networks", "normalization"},
-    "cell_store": set(),
+    "store_files": set(),
+    "cell_store": {"store_files"},
     "cell_formats": {"_checks"},
-    "stored_teacher": {"_checks", "cell_formats", "cell_store", "data", "heads"},
+    "stored_teacher": {"_checks", "cell_formats", "cell_store", "data", "heads", "store_files"},
     "cache": {"_checks", "cell_store", "data", "stored_teacher"},
     "outputs": {
         *("_checks", "cache", "cell_formats", "cell_store", "data", "pooling", "stored_teacher"),
