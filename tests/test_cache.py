@@ -463,9 +463,11 @@ def test_cells_that_float16_cannot_hold(tmp_path):
         (X, Y[:5]),
         (X, Y, np.ones(20), np.ones(20)),
         zip(X, Y, strict=True),
+        tf.data.Dataset.from_tensor_slices(({"a": X}, Y)).batch(8),
         make_data().repeat(),
         make_data().filter(lambda x, y: True),
     ],
+    ids=lambda data: type(data).__name__,
 )
 @on_one
 def test_data_that_cannot_be_cached(tmp_path, data):

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import reference
@@ -173,6 +174,26 @@ def test_other_images_are_refused_while_training(tmp_path):
         data[0]
     with pytest.raises(ValueError, match="no cells of the sample with id [23]"):
         read(StoredTeacher(tmp_path).attach((np.concatenate([X, X]), np.zeros(40))))
+
+
+def test_files_that_are_shuffled_are_known_by_their_images(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("tensorflow")
+    for row, (pixels, label) in enumerate(zip(X, Y, strict=True)):
+        path = tmp_path / "images" / str(label) / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.uint8(np.clip(128 + 40 * pixels, 0, 255))).save(path)
+    files = keras.utils.image_dataset_from_directory(
+        tmp_path / "images", image_size=(16, 16), batch_size=8, verbose=False, seed=0
+    )
+    data = cache(tmp_path / "cells", data=files)
+    orders = []
+    for _ in range(2):
+        for images, targets in data.as_numpy_iterator():
+            cells = pool(make_maps(images), (1, 2, 4))
+            np.testing.assert_allclose(targets["teacher_cells"], cells, rtol=1e-3, atol=1e-2)
+            orders.extend(targets["labels"])
+    assert orders[:20] != orders[20:] and sorted(orders[:20]) == sorted(orders[20:])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sdd._checks import describe
+from keras_sdd._checks import check_integers, describe
 from keras_sdd.data.lazy import tf
 
 
@@ -78,6 +78,7 @@ def open_batches(dataset, batch_size=32):
     Raises:
         ValueError: if it is none of these.
     """
+    check_integers(1, batch_size=batch_size)
     if hasattr(dataset, "element_spec") and hasattr(dataset, "as_numpy_iterator"):
         return TensorFlowBatches(dataset)
     if isinstance(dataset, keras.utils.PyDataset):
