@@ -1,16 +1,19 @@
-"""The cached teacher: what terms read of it is computed once, and a step costs a student's step."""
+"""The cached teacher: what it gives is computed once, and a step costs a student's step."""
 
+import contextlib
+import functools
 import hashlib
 
 import keras
 import numpy as np
 
-from keras_sdd._checks import check_word, describe
+from keras_sdd._checks import check_word
 from keras_sdd.cell_store import CellStore
-from keras_sdd.data.targets import attach_targets
+from keras_sdd.data.batches import StoredOutputs, open_batches
+from keras_sdd.stored_teacher import StoredTeacher
 
 
-def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1):
+def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1, batch_size=32):
     """Compute once what a distiller reads of its teacher, and give it to a data set.
 
     One pass over the data set computes what the folder does not hold yet, so a build that was
@@ -25,45 +28,44 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1):
 
     Args:
         distiller: a `Distiller`; its teacher and what its terms read of it are the cache's.
-        dataset: a finite `tf.data.Dataset` of batches (images, `{"labels", "ids"}`), ids
-            integers (B,) that name the samples, as `keras_sdd.data.load(with_ids=True)` gives.
+        dataset: a finite `tf.data.Dataset`, `keras.utils.PyDataset` or PyTorch `DataLoader` of
+            batches (images, labels) or (images, `{"labels", "ids"}`), or a tuple of such arrays.
+            Ids are integers (B,) that name the samples, as `keras_sdd.data.load(with_ids=True)`
+            gives; without them, samples are told apart by their images.
         folder: where the outputs are kept.
         dtype: `"float32"`, or `"float16"` for half of the space: N * K values a sample for cells,
             H * W * C for a map.
         verbose: 1 for a progress bar, 0 for none.
+        batch_size: of arrays, also in training.
 
     Returns:
-        A `tf.data.Dataset` of (images, `{"labels", "ids", "teacher_cells"}`) for
-        `distiller.fit`; with other terms than that of an `SDDDistiller` alone, `"teacher"` instead.
+        A data set of (images, `{"labels", "ids", "teacher_cells"}`) for `distiller.fit`, of the
+        kind that was given, for arrays a `keras.utils.PyDataset` that shuffles them; with other
+        terms than that of an `SDDDistiller` alone, `"teacher"` instead of `"teacher_cells"`.
 
     Raises:
-        ValueError: if a term says that it reads what cannot be stored; if the data set has no ids,
-            shows other images than those the cells were made of, or if the folder holds another
-            teacher's cells or damaged ones.
+        ValueError: if a term says that it reads what cannot be stored; if the data set is of
+            another kind or endless, shows other images than those the cells were made of, or if
+            the folder holds another teacher's cells or damaged ones.
         OSError: if the disk is full; what was written before is kept.
     """
     check_word("dtype", dtype, ("float16", "float32"))
     _check_terms(distiller)
-    _check_dataset(dataset)
+    batches = open_batches(dataset, batch_size)
     distiller.refresh_teacher()
-    shapes = {name: x.shape[1:] for name, x in _flatten(distiller.teacher_targets_spec).items()}
-    store = CellStore(folder, _identify(distiller), shapes, dtype)
-    counter = getattr(dataset, "epoch_counter", None)
-    epoch = getattr(counter, "epoch", None)
-    _fill(store, distiller, dataset, verbose)
-    # The epoch after it, as augmentation would show the images differently there.
-    images, targets, *_ = next(iter(dataset.as_numpy_iterator()))
-    _check_outputs(distiller, store.read(targets["ids"], images), images)
-    if counter:
-        counter.epoch = epoch
-
     spec = distiller.teacher_targets_spec
-    names = list(_flatten(spec))
+    shapes = {name: x.shape[1:] for name, x in _flatten(spec).items()}
+    store = CellStore(folder, _identify(distiller), shapes, dtype)
+    structure = keras.tree.map_structure(lambda x: 0, spec)
+    outputs = StoredOutputs(store, functools.partial(_pack, structure, list(shapes)))
 
-    def structure(outputs):
-        return keras.tree.pack_sequence_as(spec, [outputs[name] for name in names])
+    def compute(images):
+        return _flatten(distiller.compute_teacher_targets(images))
 
-    return attach_targets(dataset, store, structure)
+    with keep_epoch(dataset):
+        fill_store(store, outputs, batches, compute, verbose)
+        check_outputs(outputs, batches, compute)
+    return batches.attach(outputs)
 
 
 def _flatten(targets):
@@ -72,7 +74,17 @@ def _flatten(targets):
     return {".".join(path).removeprefix("teacher").lstrip("._"): x for path, x in flat}
 
 
+def _pack(structure, names, outputs):
+    """Targets of outputs by the names of files."""
+    return keras.tree.pack_sequence_as(structure, [outputs[name] for name in names])
+
+
 def _check_terms(distiller):
+    if isinstance(distiller.teacher, StoredTeacher):
+        raise ValueError(
+            "What a StoredTeacher gives is on disk: distiller.teacher.attach(dataset) gives it to "
+            f"a data set. Received: a distiller of {distiller.teacher.folder!r}"
+        )
     kept = [term.name for term in distiller.terms if not term.storable]
     if kept:
         raise ValueError(
@@ -93,44 +105,59 @@ def _identify(distiller):
     return identity
 
 
-def _fill(store, distiller, dataset, verbose):
-    """Add the outputs of all samples that a store does not hold."""
-    bar = keras.utils.Progbar(int(dataset.cardinality()), verbose=verbose, unit_name="batch")
-    for batch in dataset.as_numpy_iterator():
-        images, samples = batch[0], batch[1]["ids"]
-        store.check_images(samples, images)
-        if not all(sample in store for sample in samples):
-            store.add(samples, images, _flatten(distiller.compute_teacher_targets(images)))
-        bar.add(1)
+@contextlib.contextmanager
+def keep_epoch(dataset):
+    """Leave a data set of this library in the epoch that it is in."""
+    counter = getattr(dataset, "epoch_counter", None)
+    epoch = counter and counter.epoch
+    yield
+    if counter:
+        counter.epoch = epoch
+
+
+def fill_store(store, outputs, batches, compute, verbose):
+    """Add to a store what it lacks of a data set.
+
+    Args:
+        store: the `CellStore`.
+        outputs: `StoredOutputs`, which tell its samples and views.
+        batches: of the data set, as `open_batches` gives them.
+        compute: function of images to what the store keeps of them, a dict of arrays.
+        verbose: whether to show the progress.
+    """
+    total = outputs.views * batches.count
+    bar = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
+    for view in range(outputs.views):
+        for images, targets, *_ in batches:
+            shown = outputs.show(images, view)
+            samples = outputs.number(shown, targets.get("ids"), view)
+            store.check_images(samples, shown)
+            if not all(sample in store for sample in samples):
+                store.add(samples, shown, compute(shown))
+            bar.add(1)
     store.flush()
 
 
-def _check_outputs(distiller, stored, images):
-    """Raise a ValueError if the teacher does not give these outputs for these images now."""
-    now = _flatten(distiller.compute_teacher_targets(images))
-    for name, value in now.items():
-        error, size = np.max(np.abs(stored[name].astype("float32") - value)), np.max(np.abs(value))
+def check_outputs(outputs, batches, compute, pick=lambda x: x):
+    """Raise a ValueError if a teacher does not give the stored outputs now, or images change.
+
+    Args:
+        outputs, batches: as for `fill_store`.
+        compute: function of images to what `outputs` read of them.
+        pick: function of an array to what of it is compared.
+    """
+    # The pass after it, as augmentation would show the images differently there.
+    images, targets, *_ = next(iter(batches))
+    shown, stored = outputs.read(images, targets.get("ids"))
+    for name, value in compute(shown).items():
+        now, before = pick(value), pick(stored[name].astype("float32"))
+        error, size = np.max(np.abs(before - now)), np.max(np.abs(now))
         if not error <= 0.02 * size:
             raise ValueError(
                 "The teacher does not compute the cells in the cache; it has changed other than in "
                 f"its weights. Remove the folder. Received: {name} that differ by {error:.3g} "
                 f"where they are up to {size:.3g}"
             )
-
-
-def _check_dataset(dataset):
-    spec = getattr(dataset, "element_spec", None)
-    targets = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
-    if not isinstance(targets, dict) or {"labels", "ids"} - targets.keys():
-        raise ValueError(
-            'A cache needs a tf.data.Dataset of (images, {"labels", "ids"}), as keras_sdd.data.'
-            f"load(..., augment=False, with_ids=True) gives. Received: {spec or describe(dataset)}"
-        )
-    if int(dataset.cardinality()) < 1:
-        raise ValueError(
-            "A cache needs a finite data set of known length; see tf.data.experimental."
-            f"assert_cardinality. Received: cardinality {int(dataset.cardinality())}"
-        )
 
 
 def digest_weights(model):

@@ -30,7 +30,9 @@ _KERNEL_AXES = {
     layers.EinsumDense: (0, 2, 1),
 }
 _WRAPPINGS = ("model", "state_dict")
-_PREFIX = "module."
+# What programs keep a network under; in front of a distiller's student other parts may stand.
+_STUDENT_PREFIXES = ("module.student.", "student.")
+_PREFIXES = ("", *_STUDENT_PREFIXES, "module.model.", "model.module.", "model.", "module.")
 _COUNTER = "num_batches_tracked"
 
 
@@ -43,8 +45,10 @@ def load_torch_state_dict(model, state_dict):
     Args:
         model: a model built by `keras_sdd.models.build`.
         state_dict: mapping of entry name to NumPy array or PyTorch tensor, or the path of a
-            file that `torch.save` wrote. It may be wrapped in a mapping under `"model"` or
-            `"state_dict"`, and its names may start with `"module."`.
+            file that `torch.save` wrote, whatever its suffix. It may be wrapped in a mapping under
+            `"model"` or `"state_dict"`, and its names may start with `"module."`, `"model."` or
+            both. Of names that start with `"student."` or `"module.student."` the student is taken
+            alone, and not the teacher and the other parts of a distiller beside it.
 
     Returns:
         `model`.
@@ -55,8 +59,8 @@ def load_torch_state_dict(model, state_dict):
         ImportError: for a file, if PyTorch is not installed.
         TypeError: if `state_dict` is neither a mapping nor a path.
     """
-    entries = _read_entries(state_dict)
     weights = _name_weights(model)
+    entries = _strip_prefix(_read_entries(state_dict), weights)
     expected = {
         name: _to_torch(layer, np.broadcast_to(np.float32(0), variable.shape)).shape
         for name, (layer, variable) in weights.items()
@@ -89,7 +93,7 @@ def to_torch_state_dict(model):
 
 
 def _read_entries(state_dict):
-    """Unwrap a state dict, drop the prefix of its names and the batch counters."""
+    """Unwrap a state dict and drop the batch counters."""
     if isinstance(state_dict, (str, os.PathLike)):
         state_dict = _read_file(state_dict)
     entries = state_dict
@@ -103,9 +107,18 @@ def _read_entries(state_dict):
             "`state_dict` must be a mapping of names to arrays or the path of a .pth file. "
             f"Received: {type(entries).__name__}"
         )
-    if entries and all(str(name).startswith(_PREFIX) for name in entries):
-        entries = {name.removeprefix(_PREFIX): value for name, value in entries.items()}
-    return {name: value for name, value in entries.items() if not str(name).endswith(_COUNTER)}
+    return {str(k): value for k, value in entries.items() if not str(k).endswith(_COUNTER)}
+
+
+def _strip_prefix(entries, weights):
+    """Entries without the prefix under which those of some weights are found.
+
+    Names of a network may start as a prefix does: what they are is decided by those that it has.
+    """
+    prefix = next((x for x in _PREFIXES if any(x + name in entries for name in weights)), "")
+    if prefix in _STUDENT_PREFIXES:
+        entries = {name: value for name, value in entries.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in entries.items()}
 
 
 def _read_file(path):
@@ -157,10 +170,27 @@ def _check_entries(model_name, expected, received):
         for name, shape in expected.items()
         if received.get(name, shape) != shape
     ]
+    if lines and not expected.keys() & received.keys():
+        _check_prefix(model_name, expected, received)
     if lines:
         raise ValueError(
             f"The state dict does not fit the model {model_name!r}, which is unchanged. Build "
             "the model that was saved, with its number of classes. Entries\n  " + "\n  ".join(lines)
+        )
+
+
+def _check_prefix(model_name, expected, received):
+    """Raise a ValueError if all weights are there, under a prefix that is not known."""
+    first = next(iter(expected), "")
+    prefixes = [x.removesuffix(first) for x in received if x.endswith(f".{first}")]
+    found = [x for x in prefixes if all(x + name in received for name in expected)]
+    if found:
+        prefix = found[0]
+        raise ValueError(
+            f"The state dict has the weights of the model {model_name!r} under the prefix "
+            f"{prefix!r}. Give {{name.removeprefix({prefix!r}): value for name, value in "
+            f"state_dict.items() if name.startswith({prefix!r})}}. Received: names as "
+            f"{prefix + first!r}"
         )
 
 

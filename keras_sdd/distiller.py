@@ -9,7 +9,7 @@ from keras_sdd._checks import check_marker, check_number, check_word
 from keras_sdd._devices import check_prepared
 from keras_sdd.callbacks import TellNaN, add_callback
 from keras_sdd.first_batch import peek
-from keras_sdd.frozen_teacher import FrozenTeacher, check_pair
+from keras_sdd.frozen_teacher import check_pair, open_network
 from keras_sdd.graphs import leave_no_trace
 from keras_sdd.heads import class_logits, gives_probabilities
 from keras_sdd.losses.cross_entropy import find_student_loss
@@ -39,7 +39,8 @@ class Distiller(keras.Model):
     Args:
         teacher, student: built functional or Sequential Keras classifiers of the same input shape
             and classes, or models with outputs `{"logits", "spatial_logits"}`, as
-            `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed.
+            `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed, and may be
+            a `keras_sdd.StoredTeacher`.
         terms: list of `keras_sdd.terms.Term`, of different names. A term belongs to one distiller.
         student_loss_weight: weight of the loss on the labels; as an attribute a variable, and what
             is assigned to it holds from the next step on.
@@ -115,14 +116,14 @@ class Distiller(keras.Model):
 
     def _read_teacher(self, student):
         """Let the terms read the teacher, and build what a step runs of it."""
-        teacher = Network(with_size_of(self.teacher, self.student), frozen=True)
+        teacher = open_network(self.teacher, self.student)
         for term in self.terms:
             term.choose(teacher, student)
         read = {x.name: check_reading(x, x.read_teacher(teacher)) for x in self.terms}
         knows = any(type(x).find_teacher_logits is not Term.find_teacher_logits for x in self.terms)
         if self.ignore_class is not None and not knows:
             read["logits"] = {"logits": teacher.logits}
-        self._frozen = FrozenTeacher(teacher.select(read), self.fold_teacher, self.teacher_dtype)
+        self._frozen = teacher.freeze(read, self.fold_teacher, self.teacher_dtype)
         self._read_variables = self._identify_teacher()
         return read
 
@@ -237,7 +238,7 @@ class Distiller(keras.Model):
         self._weigh_classes(class_weight)
         self._has_labels = self._find_labels(y) is not None
         if self.train_function is None:
-            self._frozen.check(x)
+            self._frozen.check(x, y)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def _number_samples(self, x, y):
@@ -262,7 +263,7 @@ class Distiller(keras.Model):
             self._supervision.check(labels)
         for term in self.terms if images is not None else ():
             term.check_targets(self.name_targets(targets))
-        if images is not None and self._frozen.check(images):
+        if images is not None and self._frozen.check(images, targets):
             self.train_function = None
 
     def refresh_teacher(self):
@@ -306,11 +307,7 @@ class Distiller(keras.Model):
         *state, data = state_and_data
         self._loaded_random_state = {}  # training goes on from it
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        targets = self.name_targets(y)
-        if "teacher" not in targets:
-            x = keras.tree.map_structure(ops.convert_to_tensor, x)
-            outputs = _backend.run_teacher(self, self._frozen, state, x)
-            targets = targets | {"teacher": outputs}
+        targets = self._frozen.complete(self, state, x, self.name_targets(y))
         missing = [term.name for term in self.terms if term.name not in targets["teacher"]]
         if missing:
             raise ValueError(

@@ -1,4 +1,10 @@
-"""The frozen teacher: whether it fits a student, and what runs of it in a training step."""
+"""The frozen teacher: whether it fits a student, and what runs of it in a training step.
+
+What stands for a teacher without being a model, as a `keras_sdd.StoredTeacher`, is a Keras layer
+with two methods: `check_student(student)`, and `open_network()`, which gives what terms read of it,
+with the members of `Network` and `freeze`. That in turn gives what has the members of
+`FrozenTeacher`.
+"""
 
 import logging
 from typing import Any
@@ -11,12 +17,15 @@ from keras_sdd.folding import InferenceCopy, compare
 from keras_sdd.graphs import structure
 from keras_sdd.heads import check_classifier, class_logits
 from keras_sdd.losses.base import fits
+from keras_sdd.networks import Network, with_size_of
 
 _logger = logging.getLogger("keras_sdd")
 
 
 def check_pair(teacher, student):
     """Raise a ValueError if the two models cannot be teacher and student of each other."""
+    if hasattr(teacher, "check_student"):
+        return teacher.check_student(student)
     check_classifier(teacher)
     check_classifier(student)
     shared = {id(v) for v in teacher.weights} & {id(v) for v in list_trained(student)}
@@ -58,6 +67,19 @@ def list_trained(model):
     return model.trainable_weights + [v for x in norms for v in x.non_trainable_weights]
 
 
+def open_network(teacher, student):
+    """What terms read of a teacher, for images of a student's size."""
+    if hasattr(teacher, "open_network"):
+        return teacher.open_network()
+    return _TeacherNetwork(with_size_of(teacher, student), frozen=True)
+
+
+class _TeacherNetwork(Network):
+    def freeze(self, read, fold=True, dtype=None):
+        """What runs of the teacher in a step, for what the terms read of it."""
+        return FrozenTeacher(self.select(read), fold, dtype)
+
+
 class FrozenTeacher:
     """What runs of a teacher in a training step: the tensors that the terms read, and no more.
 
@@ -74,7 +96,10 @@ class FrozenTeacher:
         copy: the `InferenceCopy` that runs; None if the teacher's own layers do.
         outputs: those of the network, symbolic, in a nested dict.
         model: what runs, as a model of its own.
+        takes_cells: whether targets named `"teacher_cells"` are for it.
     """
+
+    takes_cells = False
 
     def __init__(self, network, fold=True, dtype=None):
         self.outputs = network.output
@@ -100,7 +125,21 @@ class FrozenTeacher:
                 self.copy.refresh()
                 self._versions = versions
 
-    def check(self, x):
+    def complete(self, distiller, state, x, targets):
+        """Targets with what the terms read of the teacher, as `"teacher"`.
+
+        Args:
+            distiller: in whose training step it is.
+            state: what Keras hands the step before the data.
+            x: images of the batch.
+            targets: dict; where it has them, the teacher does not run.
+        """
+        if "teacher" in targets:
+            return targets
+        x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+        return targets | {"teacher": _backend.run_teacher(distiller, self, state, x)}
+
+    def check(self, x, targets=None):
         """Compare the copy with the teacher once, on some images `x`; without it where they differ.
 
         Returns:

@@ -133,6 +133,7 @@ def leave_no_trace(*models):
     Keras notes every symbolic call in the layers that take part. What is built here runs without
     the notes, and would live as long as the models with them. It cannot be built upon later.
     """
+    models = tuple(filter(is_functional, models))
     found = [x.operation for model in models for _, x, _ in find_calls(model)]
     nested = [*models, *filter(is_functional, found)]
     found += [x._keras_history.operation for model in nested for x in model.inputs]

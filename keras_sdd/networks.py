@@ -17,6 +17,8 @@ _logger = logging.getLogger("keras_sdd")
 
 def with_size_of(model, other):
     """A model for images of any size, for those of another model's; else as it is."""
+    if not is_functional(other):  # what stands for a teacher takes no images
+        return model
     shapes = [
         [b if a is None else a for a, b in zip(x.shape, y.shape, strict=True)]
         for x, y in zip(model.inputs, other.inputs, strict=True)

@@ -24,7 +24,8 @@ class SDDDistiller(Distiller):
     Args:
         teacher, student: built functional or Sequential Keras classifiers of the same input shape
             and classes, or models with outputs `{"logits", "spatial_logits"}`, as
-            `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed.
+            `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed, and may be
+            a `keras_sdd.StoredTeacher`.
         distillation_loss: a `keras_sdd.losses.LogitLoss`, `KD()` if None; or a loss of all cells at
             once, called with labels (B,) and both networks' cells (B, N, K), that gives (B,).
         scales: the scales M. (1,) is plain KD, DKD or NKD, for any classifier.
@@ -150,7 +151,7 @@ class SDDDistiller(Distiller):
     def name_targets(self, y):
         """The targets of a step as a dict; `"teacher_cells"` are the term's part of the teacher."""
         targets = super().name_targets(y)
-        if "teacher_cells" not in targets:
+        if "teacher_cells" not in targets or self._frozen.takes_cells:
             return targets
         cells = {self._term.name: {"cells": targets["teacher_cells"]}}
         others = {name: x for name, x in targets.items() if name != "teacher_cells"}

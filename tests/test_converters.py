@@ -76,6 +76,10 @@ def test_every_kernel_has_the_layout_of_its_original():
     assert kernel("layer1_1_conv1")[2, 2, 5] == entry("layer1.1.conv1")[45, 2, 0, 0]
 
 
+def prefix(entries, word):
+    return {f"{word}{name}": value for name, value in entries.items()}
+
+
 WRAPPINGS = {
     "plain": lambda entries: entries,
     "model": lambda entries: {"model": entries, "epoch": 240, "accuracy": 73.5},
@@ -83,6 +87,14 @@ WRAPPINGS = {
     "nested": lambda entries: {"state_dict": {"model": entries}},
     "module": lambda entries: {f"module.{k}": v for k, v in entries.items()},
     "module in model": lambda entries: {"model": {f"module.{k}": v for k, v in entries.items()}},
+    "student": lambda entries: prefix(entries, "student."),
+    "distiller": lambda entries: (
+        prefix(make_entries(NAME, 90), "module.teacher.")
+        | prefix(entries, "module.student.")
+        | {"module.regressor.weight": np.zeros(3)}
+    ),
+    "model.": lambda entries: {"state_dict": prefix(entries, "model.")},
+    "model.module.": lambda entries: prefix(entries, "model.module."),
     "reversed": lambda entries: dict(reversed(entries.items())),
     "without counters": lambda entries: {k: v for k, v in entries.items() if "tracked" not in k},
 }
@@ -100,6 +112,22 @@ def test_a_module_named_model_is_not_a_wrapping():
     entries = make_entries("imagenet/mobilenet_v1", 3)
     converters.load_torch_state_dict(model, {f"module.{k}": v for k, v in entries.items()})
     assert_holds(model, entries)
+
+
+def test_an_unknown_prefix_is_named_with_a_remedy_that_works(model):
+    entries = make_entries(NAME, 70)
+    state_dict = prefix(entries, "net.backbone.") | {"net.head.weight": np.zeros(3)}
+    with pytest.raises(ValueError, match=r"under the prefix 'net\.backbone\.'") as error:
+        converters.load_torch_state_dict(model, state_dict)
+    remedy = str(error.value).split("Give ")[1].split(". Received")[0]
+    converters.load_torch_state_dict(model, eval(remedy, {"state_dict": state_dict}))
+    assert_holds(model, entries)
+
+
+def test_what_stands_beside_a_prefix_other_than_a_students_is_named(model):
+    entries = prefix(make_entries(NAME, 3), "model.") | {"criterion.weight": np.zeros(3)}
+    with pytest.raises(ValueError, match=r"without a weight: criterion\.weight"):
+        converters.load_torch_state_dict(model, entries)
 
 
 # What is done to the entries, and what the error says.
@@ -169,10 +197,11 @@ def save_checkpoint(path, entries, dtype="float32", **others):
 
 @needs_torch
 @pytest.mark.parametrize("as_path", [str, pathlib.Path])
-def test_files(model, tmp_path, as_path):
+@pytest.mark.parametrize("name", ["teacher.pth", "student_best"])
+def test_files(model, tmp_path, as_path, name):
     entries = make_entries(NAME, 60)
-    save_checkpoint(tmp_path / "teacher.pth", entries, epoch=240)
-    converters.load_torch_state_dict(model, as_path(tmp_path / "teacher.pth"))
+    save_checkpoint(tmp_path / name, entries, epoch=240)
+    converters.load_torch_state_dict(model, as_path(tmp_path / name))
     assert_holds(model, entries)
 
 

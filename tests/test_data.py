@@ -4,6 +4,7 @@ import gzip
 import io
 import math
 import os
+import pathlib
 import struct
 import subprocess
 import sys
@@ -452,6 +453,11 @@ def test_faulty_idx_files(tmp_path, idx_folder):
         (tmp_path / images).write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_idx(tmp_path / images)
+    content = (idx_folder / f"{images}.gz").read_bytes()
+    for damaged in (content[:100], b"", b"no gzip", content[:50] + b"\xff" * 20 + content[70:]):
+        (tmp_path / "images.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged, cut off.*images\.gz|nothing"):
+            read_idx(tmp_path / "images.gz")
     header = b"\0\0\x08\x03" + struct.pack(">3I", 1, 28, 28)
     (tmp_path / images).write_bytes(header + bytes(28 * 28))
     with pytest.raises(FileNotFoundError, match="neither train-labels-idx1-ubyte nor"):
@@ -627,9 +633,24 @@ def test_own_files_that_are_none(tmp_path):
         data.load(path, "test", image_size=32)
     with pytest.raises(FileNotFoundError, match="no such file"):
         data.load(str(tmp_path / "none.npz"), "train")
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "own.npz").read_bytes()[:300])
-    with pytest.raises(ValueError, match="cut.npz cannot be read"):
-        data.load(str(tmp_path / "cut.npz"), "train")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty", "text", "one array", "objects", "flipped"])
+def test_own_files_that_are_damaged_are_named(tmp_path, damage):
+    path = pathlib.Path(write_arrays(tmp_path / "own.npz"))
+    content = bytearray(path.read_bytes())
+    if damage == "one array":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    elif damage == "objects":
+        write_arrays(path, y_train=np.array([{}] * 6))
+    elif damage == "flipped":
+        content[content.index(bytes(range(20)))] ^= 255  # zip checks the sum of what it holds
+        path.write_bytes(content)
+    else:
+        path.write_bytes({"cut off": content[:300], "empty": b"", "text": b"hello\n" * 9}[damage])
+    with pytest.raises(ValueError, match="own.npz is damaged"):
+        data.load(str(path), "train")
 
 
 def test_labels_of_a_part(tmp_path):

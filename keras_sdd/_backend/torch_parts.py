@@ -281,6 +281,6 @@ def _refuse(module, reasons, calls):
         f"Where {kind} pools a map, and what it makes of that, was not found: {reason}. Name the "
         "submodule whose output is pooled, features=..., and the one that makes logits of that, "
         "classifier=...; what is computed between submodules has to become one, such as a "
-        "torch.nn.ReLU. Or let keras_sdd.teachers.cache_outputs store what the module gives. "
+        "torch.nn.ReLU. Or let keras_sdd.cache_outputs store what the module gives. "
         f"Received: the last submodules {', '.join(last[-6:])}"
     )

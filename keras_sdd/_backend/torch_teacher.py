@@ -71,7 +71,7 @@ class TorchTeacher:
             f"The parts of {type(self.module).__name__} give other logits than the whole: "
             f"something between {map_name!r}, {pooling!r} and {classifier!r} is not what it seems. "
             "Name the submodules by features=... and classifier=..., or let "
-            "keras_sdd.teachers.cache_outputs store what it gives"
+            "keras_sdd.cache_outputs store what it gives"
         )
 
     def find_maps(self, images):

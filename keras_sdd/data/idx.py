@@ -4,6 +4,7 @@ import gzip
 import math
 import pathlib
 import struct
+import zlib
 
 import numpy as np
 
@@ -34,7 +35,12 @@ def read_idx(path):
     path = pathlib.Path(path)
     content = path.read_bytes()
     if path.suffix == ".gz":
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"The file is damaged, cut off or not gzipped; download it again. Received: {path}"
+            ) from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(
             "An IDX file of unsigned bytes must begin with the bytes 00 00 08. "

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -33,19 +32,7 @@ def read_arrays(path, split):
     Raises:
         ValueError: if the file lacks them or they have other types or shapes.
     """
-    try:
-        with open(path, "rb") as stream, np.load(stream) as file:
-            missing = [name for name in NAMES if name not in file.files]
-            if missing:
-                raise ValueError(
-                    f"{path} must hold the arrays {', '.join(NAMES)}; write it with np.savez. "
-                    f"Received: {', '.join(file.files) or 'none'}"
-                )
-            images, labels = file[f"x_{split}"], file[f"y_{split}"]
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(f"There is no such file. Received: {path!r}") from error
-        raise ValueError(f"{path} cannot be read; write it with np.savez. {error}") from error
+    images, labels = _read_file(path, split)
     images = images[..., None] if images.ndim == 3 else images
     square = images.ndim == 4 and images.shape[1] == images.shape[2]
     if not square or images.dtype != np.uint8:
@@ -60,6 +47,28 @@ def read_arrays(path, split):
             f"y_{split} of shape {labels.shape} and type {labels.dtype} in {path}"
         )
     return images, labels.astype(np.int64)
+
+
+def _read_file(path, split):
+    try:
+        with open(path, "rb") as stream, np.load(stream) as file:
+            names = file.files
+            arrays = [file[f"{part}_{split}"] for part in "xy"] if set(NAMES) <= set(names) else []
+    except MemoryError:
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no such file. Received: {path!r}") from error
+    except Exception as error:  # of many kinds, as damaged bytes can mean anything
+        raise ValueError(
+            f"{path} is damaged, cut off or none of np.savez: copy it again, or write it anew. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
+    if not arrays:
+        raise ValueError(
+            f"{path} must hold the arrays {', '.join(NAMES)}; write it with np.savez. "
+            f"Received: {', '.join(names) or 'none'}"
+        )
+    return arrays
 
 
 def describe_arrays(path):

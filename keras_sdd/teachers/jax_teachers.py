@@ -55,7 +55,7 @@ def from_jax(function, params, input_shape: tuple[int, int, int], classifier=Non
         raise ValueError(
             "A function of JAX runs on Keras's JAX backend, or on TensorFlow: set "
             "KERAS_BACKEND=jax before Keras is imported. On PyTorch let "
-            "keras_sdd.teachers.cache_outputs store what the function gives, and train from that. "
+            "keras_sdd.cache_outputs store what the function gives, and train from that. "
             "Received: 'torch'"
         )
     dtype = keras.config.floatx()

@@ -58,7 +58,7 @@ def from_torch(
     if keras.backend.backend() != "torch":
         raise ValueError(
             "A module of PyTorch runs on Keras's PyTorch backend: set KERAS_BACKEND=torch before "
-            "Keras is imported. On another one let keras_sdd.teachers.cache_outputs store what the "
+            "Keras is imported. On another one let keras_sdd.cache_outputs store what the "
             f"module gives, and train from that. Received: {keras.backend.backend()!r}"
         )
     names = [features] if isinstance(features, str) else list(features or ())
