@@ -9,6 +9,8 @@ import numpy as np
 from keras_sdd.data.sources import ArraySource
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
+VALIDATION_NAMES = ("x_validation", "y_validation")
+_COUNTED = 256  # images whose bytes are counted at once
 
 
 def open_arrays(spec, split, size, data_dir, num_examples, num_classes, **order):
@@ -28,17 +30,18 @@ def open_arrays(spec, split, size, data_dir, num_examples, num_classes, **order)
 
 
 def read_arrays(path, split):
-    """Return images uint8 (N, S, S, C) and labels int64 (N,) of `"train"` or `"test"`.
+    """Return images uint8 (N, S, S, C) and labels int64 (N,) of a split that the file has.
 
     Raises:
         ValueError: if the file lacks them or they have other types or shapes.
     """
     try:
         with open(path, "rb") as stream, np.load(stream) as file:
-            missing = [name for name in NAMES if name not in file.files]
-            if missing:
+            validation = VALIDATION_NAMES if _has_validation(file) else ()
+            if any(name not in file.files for name in (*NAMES, *validation)):
                 raise ValueError(
-                    f"{path} must hold the arrays {', '.join(NAMES)}; write it with np.savez. "
+                    f"{path} must hold the arrays {', '.join(NAMES)}, and may hold both of "
+                    f"{', '.join(VALIDATION_NAMES)}; write it with np.savez. "
                     f"Received: {', '.join(file.files) or 'none'}"
                 )
             images, labels = file[f"x_{split}"], file[f"y_{split}"]
@@ -67,6 +70,10 @@ def describe_arrays(path):
     return _describe(path, pathlib.Path(path).stat().st_mtime_ns if _exists(path) else 0)
 
 
+def _has_validation(file):
+    return any(name in file.files for name in VALIDATION_NAMES)
+
+
 def _exists(path):
     return pathlib.Path(path).is_file()
 
@@ -80,8 +87,10 @@ def _describe(path, written):
             f"Labels must be 0 to K - 1, each of them in y_train. Received: none of class "
             f"{int(np.argmin(counts))} among {len(labels)} in {path}"
         )
-    pixels = images.reshape(-1, images.shape[-1])
-    mean, std = pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
+    mean, std = measure_channels(images)
+    splits = {"train": "train", "test": "test"}
+    with np.load(path) as file:
+        splits |= {"validation": "validation"} if _has_validation(file) else {}
     return {
         "open": open_arrays,
         "path": path,
@@ -90,6 +99,18 @@ def _describe(path, written):
         "mean": tuple(mean / 255),
         "std": tuple(np.maximum(std, 1.0) / 255),  # of images of one colour, 0
         "tfds": None,
-        "splits": {"train": "train", "test": "test"},
+        "splits": splits,
         "augmentation": "pad by an eighth, random crop, flip",
     }
+
+
+def measure_channels(images):
+    """Return mean and standard deviation (C,) of the bytes (N, S, S, C), without a copy of them."""
+    counts = np.zeros((images.shape[-1], 256))
+    for start in range(0, len(images), _COUNTED):
+        block = images[start : start + _COUNTED]
+        for channel, own in enumerate(counts):
+            own += np.bincount(block[..., channel].ravel(), minlength=256)
+    values, parts = np.arange(256.0), counts / counts.sum(1, keepdims=True)
+    mean = parts @ values
+    return mean, np.sqrt(np.sum(parts * (values - mean[:, None]) ** 2, axis=1))
