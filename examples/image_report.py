@@ -1,15 +1,17 @@
 """One page that says what came out of a folder of images, in one file, without scripts."""
 
-import html
-
+import html_page
 import image_figures
+import image_training
 import numpy as np
+from html_page import escape, format_note, format_table
 from image_training import DISTILLED, LABELS, TEACHER
 
 NAMES = {TEACHER: "teacher", LABELS: "student, labels only", DISTILLED: "student, distilled"}
 _LEVEL = 0.05  # of McNemar's test
 _MAX_MATRIX = 20  # classes of a confusion matrix that can be read
 _PAIRS = 5
+_HEAD_LETTERS = 4  # of classes over the columns of the matrix
 _LISTED = 200  # files that were left out
 _FORMATS = {
     "keras": "Keras",
@@ -19,24 +21,6 @@ _FORMATS = {
     "openvino": "OpenVINO",
     "tf_saved_model": "SavedModel",
 }
-_STYLE = """
-body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
-.matrix td, .matrix th { padding: .15rem .3rem; font-size: .8rem; }
-.cards { display: flex; flex-wrap: wrap; gap: 1.25rem; }
-.card { flex: 1 1 20rem; max-width: 28rem; }
-.card div { display: flex; gap: .5rem; } .card figure { margin: 0; flex: 1 1 0; }
-.card img, .chart { width: 100%; } .chart { max-width: 32rem; display: block; }
-figcaption, small, .note { color: #555; font-size: .85rem; }
-pre { white-space: pre-wrap; background: #f4f4f4; padding: .6rem; font-size: .8rem; }
-.bar { display: inline-block; height: .6rem; background: #0072B2; }
-"""
 
 
 def write_page(path, found):
@@ -51,8 +35,8 @@ def write_page(path, found):
     """
     title = make_title(found)
     parts = [
-        f"<h1>{_escape(title)}</h1>",
-        *(f"<p>{_escape(x)}</p>" for x in make_summary(found)),
+        f"<h1>{escape(title)}</h1>",
+        *(f"<p>{escape(x)}</p>" for x in make_summary(found)),
         "<h2>The networks on the test images</h2>",
         _list_networks(found),
         "<h2>Files for devices</h2>",
@@ -69,14 +53,7 @@ def write_page(path, found):
         "<h2>What was run</h2>",
         _list_runs(found),
     ]
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
-    path.write_text(page, encoding="utf-8")
+    html_page.write_page(path, title, parts)
 
 
 def make_title(found):
@@ -123,8 +100,9 @@ def make_summary(found):
 
 
 def _list_networks(found):
-    rows = [["network", "right, %", "95 % interval", "ECE, %", "NLL", "as the teacher, %"]]
-    rows[0].append("parameters")
+    rows = [
+        ["network", "right, %", "95 % interval", "parameters", "ECE, %", "NLL", "as teacher, %"]
+    ]
     for name, own in found["numbers"].items():
         low, high = own["interval"]
         rows.append(
@@ -132,10 +110,10 @@ def _list_networks(found):
                 NAMES[name],
                 f"{own['accuracy']:.1f}",
                 f"{low:.1f} to {high:.1f}",
+                f"{own['parameters']:,}",
                 f"{own['ece']:.1f}",
                 f"{own['nll']:.3f}",
                 f"{own['teacher_agreement']:.1f}",
-                f"{own['parameters']:,}",
             ]
         )
     note = (
@@ -143,12 +121,12 @@ def _list_networks(found):
         "how far certainty and accuracy are apart on average, NLL the mean negative "
         "log-likelihood; less is better. None of these images was seen in training, or to choose."
     )
-    return _table(rows) + _note(note)
+    return format_table(rows) + format_note(note)
 
 
 def _list_files(found):
     if not found["exported"]:
-        return f"<p>None. {_escape(found['why_not'])}</p>"
+        return f"<p>None. {escape(found['why_not'])}</p>"
     rows = [["file", "MB", "ms an image", "right, %", "same class as Keras, %"]]
     for row in found["exported"]:
         name = _FORMATS[row["format"]]
@@ -156,7 +134,8 @@ def _list_files(found):
             [
                 f"{name}: {row['file'].rpartition('/')[2]}",
                 f"{row['megabytes']:.2f}",
-                f"{row['milliseconds']:.2f}",
+                # Keras's own file is run by a program that is made for batches.
+                "-" if row["format"] == "keras" else f"{row['milliseconds']:.2f}",
                 f"{row['accuracy']:.1f}",
                 f"{row['same_class']:.1f}",
             ]
@@ -168,7 +147,7 @@ def _list_files(found):
         f"those of one image on this machine's processor. Measured on {found['measured_on']} test "
         "images."
     )
-    return _table(rows) + _note(note)
+    return format_table(rows) + format_note(note)
 
 
 def _show_regions(found):
@@ -183,21 +162,21 @@ def _show_regions(found):
             )
             says = classes[own["whole"]]
             panels.append(
-                f'<figure><img alt="{_escape(NAMES[name])}" src="{source}"><figcaption>'
-                f"{_escape(NAMES[name])}: {_escape(says)}</figcaption></figure>"
+                f'<figure><img alt="{escape(NAMES[name])}" src="{source}"><figcaption>'
+                f"{escape(NAMES[name])}: {escape(says)}</figcaption></figure>"
             )
         cards.append(
-            f'<div class="card"><b>{_escape(classes[entry["label"]])}</b>'
+            f'<div class="card"><b>{escape(classes[entry["label"]])}</b>'
             f"<div>{''.join(panels)}</div></div>"
         )
     note = (
         f"Up to three images that the distilled student gets right, then up to three that it gets "
         f"wrong, drawn at random; what it is stands above, what each network says of the whole "
-        f"below, and what it says of {scale} x {scale} parts within them (cut short, or the "
-        "number of the class below). Blue: right or wrong as the whole. Orange, dashed: right "
-        "where the whole is wrong, or wrong where it is right."
+        f"below, and what it says of {scale} x {scale} parts within them (cut short, or by its "
+        "number in the table of the images). Blue: right or wrong as the whole. Orange, dashed: "
+        "right where the whole is wrong, or wrong where it is right."
     )
-    return _note(note) + f'<div class="cards">{"".join(cards)}</div>'
+    return format_note(note) + f'<div class="cards">{"".join(cards)}</div>'
 
 
 def _show_confusions(found):
@@ -210,14 +189,14 @@ def _show_confusions(found):
     )
     text = f"Most often: {text}." if pairs else "No test image was taken for another class."
     if len(classes) > _MAX_MATRIX:
-        return f"<p>{_escape(text)}</p>"
-    head = "".join(f"<th>{i + 1}</th>" for i in range(len(classes)))
+        return f"<p>{escape(text)}</p>"
+    head = "".join(f"<th>{escape(x)}</th>" for x in image_figures.shorten(classes, _HEAD_LETTERS))
     lines = []
     for i, name in enumerate(classes):
         fields = "".join(_shade(n, counts[i].sum(), i == j) for j, n in enumerate(counts[i]))
-        lines.append(f"<tr><th>{i + 1} {_escape(name)}</th>{fields}</tr>")
+        lines.append(f"<tr><th>{escape(name)}</th>{fields}</tr>")
     return (
-        f'<p>{_escape(text)}</p><div class="wide"><table class="matrix"><thead><tr>'
+        f'<p>{escape(text)}</p><div class="wide"><table class="matrix"><thead><tr>'
         f"<th>is, taken for</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -231,31 +210,31 @@ def _shade(number, total, is_right):
 def _show_reliability(found):
     source = image_figures.draw_reliability(found["bins"], NAMES)
     note = "On the grey line a network is right as often as it says; below it, it is too sure."
-    return f'<img class="chart" alt="reliability" src="{source}">' + _note(note)
+    return f'<img class="chart" alt="reliability" src="{source}">' + format_note(note)
 
 
 def _list_classes(found):
     images, counts = found["images"], found["confusions"]
     right = np.diag(counts)
-    rows = [["class", "training", "validation", "test", "distilled right, %"]]
+    rows = [["class", "number", "training", "validation", "test", "distilled right, %"]]
     for i, name in enumerate(images["classes"]):
         own = [images["counts"][x][i] for x in ("train", "validation", "test")]
         rate = f"{100 * right[i] / own[2]:.1f}" if own[2] else "-"
-        rows.append([f"{i + 1} {name}", *map(str, own), rate])
+        rows.append([name, str(i + 1), *map(str, own), rate])
     notes = [*images["notes"]]
     if images["counts"]["unlabelled"]:
         notes.append(
             f"{images['counts']['unlabelled']} images without a label: the distilled student "
             "learned from what the teacher says of them."
         )
-    return _table(rows) + "".join(f"<p>{_escape(x)}</p>" for x in notes)
+    return format_table(rows) + "".join(f"<p>{escape(x)}</p>" for x in notes)
 
 
 def _list_left_out(left_out):
     if not left_out:
         return "<p>No file was left out.</p>"
     listed = list(left_out.items())[:_LISTED]
-    lines = "".join(f"<li>{_escape(path)}: {_escape(why)}</li>" for path, why in listed)
+    lines = "".join(f"<li>{escape(path)}: {escape(why)}</li>" for path, why in listed)
     more = f"<li>and {len(left_out) - _LISTED} more</li>" if len(left_out) > _LISTED else ""
     number = f"{len(left_out)} file{'s were' if len(left_out) > 1 else ' was'} left out"
     return f"<details open><summary>{number}</summary><ul>{lines}{more}</ul></details>"
@@ -263,7 +242,7 @@ def _list_left_out(left_out):
 
 def _list_runs(found):
     settings, results = found["runs"]["settings"], found["runs"]["results"]
-    rows = [["run", "epochs", "learning rate", "best on validation, %", "minutes"]]
+    rows = [["run", "epochs", "learning rate", "best on validation, %", "time"]]
     for name, config in settings.items():
         result = results[name]
         rows.append(
@@ -272,7 +251,7 @@ def _list_runs(found):
                 f"{config['epochs']}",
                 f"{config['learning_rate']:g}",
                 f"{result['best_validation_accuracy']:.1f}, epoch {result['best_epoch']}",
-                f"{result['seconds'] / 60:.1f}",
+                image_training.format_time(result["seconds"]),
             ]
         )
     texts = [f"{role}: {text}" for role, text in found["networks"].items()]
@@ -285,24 +264,8 @@ def _list_runs(found):
     versions = {x: y for x, y in found["runs"]["versions"].items() if y}
     words = ", ".join(f"{x} {y}" for x, y in versions.items())
     return (
-        _table(rows)
-        + "".join(f"<p>{_escape(x)}</p>" for x in texts)
-        + f"<pre>{_escape(found['command'])}</pre>"
-        + _note(f"{found['date']}; {words}")
+        format_table(rows)
+        + "".join(f"<p>{escape(x)}</p>" for x in texts)
+        + f"<pre>{escape(found['command'])}</pre>"
+        + format_note(f"{found['date']}; {words}")
     )
-
-
-def _table(rows):
-    head = "".join(f"<th>{_escape(x)}</th>" for x in rows[0])
-    lines = ["".join(f"<td>{_escape(x)}</td>" for x in row) for row in rows[1:]]
-    body = "".join(f"<tr>{x}</tr>" for x in lines)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
-
-
-def _note(text):
-    return f'<p class="note">{_escape(text)}</p>'
-
-
-def _escape(text):
-    return html.escape(str(text))

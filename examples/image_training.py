@@ -54,12 +54,13 @@ class ShowTimeLeft(keras.callbacks.Callback):
         all_epochs = self.done + epochs + self.later
         print(
             f"{self.name}: epoch {epoch + 1} of {epochs}, {self.done + epoch + 1} of {all_epochs} "
-            f"in all; about {_format_time(left)} left",
+            f"in all; about {format_time(left)} left",
             flush=True,
         )
 
 
-def _format_time(seconds):
+def format_time(seconds):
+    """Return seconds as people say them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
