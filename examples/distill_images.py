@@ -84,15 +84,18 @@ def distill_images(values, command):
     check_settings(output, settings)
     size = (len(images["classes"]), values.image_size)
     weights = image_training.prepare_networks(output, teacher, student, *size)
-    names = (teacher, student)
-    configs = image_training.make_configs(output, *names, weights, values.epochs, images["counts"])
+    arguments = (weights, values.epochs, images["counts"])
+    configs = image_training.make_configs(output, teacher, student, *arguments)
     devices = machine.setup_devices(configs[DISTILLED])
     files = image_training.train_all(output, configs, devices, images["classes"])
     shutil.copy(files[DISTILLED], output / "student.keras")
     found = _examine(output, files, configs, images)
     found |= _export(output, images, values)
     found |= {
-        "networks": {x: f"{y}, {weights[x]}" for x, y in zip(weights, names, strict=True)},
+        "networks": {
+            role: f"{name}, {weights[role]}"
+            for role, name in (("teacher", teacher), ("student", student))
+        },
         "command": command,
         "image_size": values.image_size,
         "date": time.strftime("%Y-%m-%d %H:%M"),

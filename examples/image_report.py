@@ -100,9 +100,7 @@ def make_summary(found):
 
 
 def _list_networks(found):
-    rows = [
-        ["network", "right, %", "95 % interval", "parameters", "ECE, %", "NLL", "as teacher, %"]
-    ]
+    rows = [["network", "right, %", "95 % interval", "parameters", "ECE, %", "NLL"]]
     for name, own in found["numbers"].items():
         low, high = own["interval"]
         rows.append(
@@ -113,7 +111,6 @@ def _list_networks(found):
                 f"{own['parameters']:,}",
                 f"{own['ece']:.1f}",
                 f"{own['nll']:.3f}",
-                f"{own['teacher_agreement']:.1f}",
             ]
         )
     note = (
@@ -144,8 +141,8 @@ def _list_files(found):
     note = (
         f"All take RGB of 0 to 255 as floating point, ({size}, {size}, 3), and give a number for "
         "each class in the order of labels.txt, the largest for the likeliest. Milliseconds are "
-        f"those of one image on this machine's processor. Measured on {found['measured_on']} test "
-        "images."
+        "those of one image on this machine's processor. Measured on "
+        f"{found['measured_on']:,} test images."
     )
     return format_table(rows) + format_note(note)
 
@@ -185,7 +182,8 @@ def _show_confusions(found):
     largest = np.argsort(wrong, axis=None)[::-1][:_PAIRS]
     pairs = [divmod(int(i), len(classes)) for i in largest if wrong.flat[i]]
     text = "; ".join(
-        f"{classes[a]} for {classes[b]} in {wrong[a, b]} of {counts[a].sum()}" for a, b in pairs
+        f"{classes[a]} is taken for {classes[b]} in {wrong[a, b]} of {counts[a].sum()}"
+        for a, b in pairs
     )
     text = f"Most often: {text}." if pairs else "No test image was taken for another class."
     if len(classes) > _MAX_MATRIX:
@@ -224,8 +222,8 @@ def _list_classes(found):
     notes = [*images["notes"]]
     if images["counts"]["unlabelled"]:
         notes.append(
-            f"{images['counts']['unlabelled']} images without a label: the distilled student "
-            "learned from what the teacher says of them."
+            f"{images['counts']['unlabelled']:,} images have no label: the distilled student "
+            "learned from what the teacher says of them, the others did not see them."
         )
     return format_table(rows) + "".join(f"<p>{escape(x)}</p>" for x in notes)
 

@@ -39,10 +39,9 @@ def measure_networks(files, config, jit_compile):
     predictors = {x: measures.make_predictor(y, jit_compile) for x, y in networks.items()}
     images = experiment.load_test_data(config)
     labels, logits = measures.predict_all(predictors, images)
-    teacher_classes = np.argmax(logits[image_training.TEACHER], axis=-1)
     numbers = {}
     for name, network in networks.items():
-        measured = measures.measure_logits(labels, logits[name], teacher_classes)
+        measured = measures.measure_logits(labels, logits[name])
         right = int(np.sum(np.argmax(logits[name], axis=-1) == labels))
         measured["interval"] = find_interval(right, len(labels))
         numbers[name] = measured | {"parameters": network.count_params()}

@@ -337,7 +337,8 @@ def test_a_folder_becomes_a_student_its_files_and_a_page(tmp_path, capsys, monke
     page = Page((output / "report.html").read_text())
     assert not page.open and "script" not in page.tags
     assert page.sources and all(x.startswith("data:image/png;base64,") for x in page.sources)
-    for words in ("<dark>", "letter.jpg: not an image", "the command", "student.tflite"):
+    role = "student: small/cnn_8_16_32, from scratch"
+    for words in ("<dark>", "letter.jpg: not an image", "the command", "student.tflite", role):
         assert words in page.text
     accuracy = re.search(r"teacher(\d+\.\d)", page.text)[1]
     assert float(accuracy) == 100.0 and "is right in 100.0 %" in page.text
