@@ -150,7 +150,8 @@ def _export(output, images, values):
     if why_not:
         print(f"No files were written: {why_not}")
     else:
-        records.write_text(folder / "labels.txt", "".join(f"{x}\n" for x in images["classes"]))
+        labels = "".join(f"{x}\n" for x in images["classes"])
+        (folder / "labels.txt").write_text(labels, encoding="utf-8", errors="replace")
     return {"exported": rows, "why_not": why_not, "measured_on": measured_on}
 
 
@@ -160,6 +161,7 @@ def main(argv):
     if argv[1:]:
         raise app.UsageError(f"Expected flags only, --name=value. Received: {' '.join(argv[1:])}")
     command_line.quieten()
+    sys.stdout.reconfigure(errors="replace")  # names of files may hold bytes that are no letters
     command = shlex.join(["python", *sys.argv])
     try:
         with folder_lock.lock_workdir(pathlib.Path(values.output), "output"):

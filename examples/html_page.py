@@ -31,7 +31,9 @@ def write_page(path, title, parts):
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
     )
-    path.write_text(page + "\n".join(parts) + "\n</body>\n</html>\n", encoding="utf-8")
+    page += "\n".join(parts) + "\n</body>\n</html>\n"
+    # Names of files may hold bytes that are no letters.
+    path.write_text(page, encoding="utf-8", errors="replace")
 
 
 def format_table(rows):

@@ -5,6 +5,7 @@ know nothing of means and scales.
 """
 
 import inspect
+import warnings
 
 import keras
 from command_line import SetupError
@@ -93,7 +94,9 @@ def _build_body(name, image_shape):
     build = getattr(keras.applications, name)
     options = {"include_top": False, "input_shape": image_shape}
     try:
-        body, weights = build(weights="imagenet", **options), "from ImageNet's weights"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the weights are those of 224 pixels: they fit others
+            body, weights = build(weights="imagenet", **options), "from ImageNet's weights"
     except Exception as error:  # of the network, of a server, of a file: whatever it is
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         body = build(weights=None, **options)
@@ -126,6 +129,9 @@ def load_classifier(path, num_classes, image_size, load):
         num_classes, image_size: what it must have.
         load: function from the path to the network.
 
+    Returns:
+        The network; one for images of any size with this size.
+
     Raises:
         SetupError: if it takes other images, or tells other classes apart.
     """
@@ -143,4 +149,7 @@ def load_classifier(path, num_classes, image_size, load):
             f"{path} tells {network.output_shape[-1]} classes apart, and --images has "
             f"{num_classes} class folders."
         )
+    if None in received[1:]:
+        pixels = keras.Input(expected[1:], name="pixels")
+        network = keras.Model(pixels, network(pixels))
     return network

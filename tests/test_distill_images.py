@@ -136,6 +136,16 @@ def test_files_that_do_not_fit_are_refused(network, message):
         image_networks.load_classifier("mine.keras", 2, SIZE, lambda path: network)
 
 
+@once
+def test_files_for_images_of_any_size_get_this_one():
+    network = build_brightness(size=None)
+    found = image_networks.load_classifier("mine.keras", 2, SIZE, lambda path: network)
+    assert found.input_shape == (None, SIZE, SIZE, 3)
+    images = np.full((1, SIZE, SIZE, 3), 255.0)
+    expected = [[6.0, 12.0]]  # 3 channels of weight 4
+    np.testing.assert_allclose(found.predict(images, verbose=0), expected, rtol=1e-5)
+
+
 # Runs
 
 
