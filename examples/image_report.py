@@ -71,8 +71,29 @@ def make_summary(found):
     teacher, plain, distilled = (found["numbers"][x] for x in (TEACHER, LABELS, DISTILLED))
     ratio = teacher["parameters"] / distilled["parameters"]
     size = f"{ratio:.1f} times" if ratio >= 1.05 else "no more than"
-    test = found["comparison"]
-    difference = distilled["accuracy"] - plain["accuracy"]
+    lines = [
+        f"The teacher has {size} the parameters and is right in {teacher['accuracy']:.1f} %.",
+        f"{_compare(found['comparison'], distilled['accuracy'] - plain['accuracy'])} Each was "
+        "trained once; another start gives somewhat other figures.",
+    ]
+    if teacher["accuracy"] <= plain["accuracy"]:
+        lines.append(
+            "The teacher is no better than the student with labels only, so that there is little "
+            "to learn from it: take a larger one, or one that saw more images, or more --epochs."
+        )
+    images = found["confusions"].sum(1)
+    if distilled["accuracy"] <= 100.0 * images.max() / images.sum():
+        lines.append(
+            "Who always names the commonest class of the test is right as often as the distilled "
+            "student: it has learned nothing yet. More images, or more --epochs, may change that."
+        )
+    return lines
+
+
+def _compare(test, difference):
+    """Say how the students differ, `difference` in points, and whether that could be chance."""
+    if not test["only_first"] and not test["only_second"]:
+        return "Distillation made no difference: both students get the same images right."
     if abs(difference) < 0.05:
         change = "Distillation made no difference to the student's accuracy"
     else:
@@ -85,18 +106,11 @@ def make_summary(found):
         if test["p"] < _LEVEL
         else "which could be chance"
     )
-    lines = [
-        f"The teacher has {size} the parameters and is right in {teacher['accuracy']:.1f} %.",
-        f"{change}: {test['only_second']} images are right that are wrong without the teacher, and "
-        f"{test['only_first']} the other way round, {chance} (McNemar's test, p = "
-        f"{test['p']:.2g}). Each was trained once; another start gives somewhat other figures.",
-    ]
-    if teacher["accuracy"] <= plain["accuracy"]:
-        lines.append(
-            "The teacher is no better than the student with labels only, so that there is little "
-            "to learn from it: take a larger one, or one that saw more images, or more --epochs."
-        )
-    return lines
+    return (
+        f"{change}: {test['only_second']} images are right that are wrong without the teacher, "
+        f"and {test['only_first']} the other way round; {chance} (McNemar's test, p = "
+        f"{test['p']:.2g})."
+    )
 
 
 def _list_networks(found):

@@ -251,7 +251,8 @@ def make_found(plain, distilled, teacher, p):
     figures = {TEACHER: (teacher, 1000), LABELS: (plain, 10), DISTILLED: (distilled, 10)}
     return {
         "numbers": {x: {"accuracy": y, "parameters": n} for x, (y, n) in figures.items()},
-        "comparison": {"only_first": 3, "only_second": 4, "p": p},
+        "comparison": {"only_first": 3 * (p < 1), "only_second": 4 * (p < 1), "p": p},
+        "confusions": np.array([[74, 0], [25, 1]]),
     }
 
 
@@ -261,12 +262,14 @@ def make_found(plain, distilled, teacher, p):
     [
         ((70, 75, 80, 0.01), ["5.0 points better", "seldom part them", "100.0 times"]),
         ((75, 70, 80, 0.6), ["5.0 points worse", "could be chance"]),
-        ((75, 75, 70, 1.0), ["made no difference", "The teacher is no better"]),
+        ((75, 75, 70, 1.0), ["made no difference", "same images", "The teacher is no better"]),
+        ((70, 74, 80, 0.6), ["4.0 points better", "has learned nothing yet"]),
     ],
 )
 def test_the_page_says_what_came_out(figures, words):
     text = " ".join(image_report.make_summary(make_found(*figures)))
     assert all(x in text for x in words)
+    assert ("learned nothing" in text) == (figures[1] <= 74)
 
 
 # The program
