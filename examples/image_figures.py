@@ -14,6 +14,7 @@ STYLES = {
     "labels": {"color": "#D55E00", "linestyle": ":", "marker": "s"},
     "distilled": {"color": "#009E73", "linestyle": "--", "marker": "^"},
 }
+LEAST = 5  # images of a point that says something
 _LETTERS = {1: 12, 2: 9, 4: 4}  # of a class's name in a cell of each scale
 
 
@@ -28,7 +29,7 @@ def draw_reliability(bins, names):
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color="0.7", linewidth=1)
     for network, own in bins.items():
-        filled = own.counts > 0
+        filled = own.counts >= LEAST
         sure, right = (100 * x[filled] / own.counts[filled] for x in (own.confidences, own.correct))
         axes.plot(sure, right, label=names[network], markersize=5, **STYLES[network])
     axes.set(xlabel="how sure, %", ylabel="how often right, %", xlim=(0, 100), ylim=(0, 100))

@@ -183,8 +183,8 @@ def _show_regions(found):
     note = (
         f"Up to three images that the distilled student gets right, then up to three that it gets "
         f"wrong, drawn at random; what it is stands above, what each network says of the whole "
-        f"below, and what it says of {scale} x {scale} parts within them (cut short, or by its "
-        "number in the table of the images). Blue: right or wrong as the whole. Orange, dashed: "
+        f"below, and what it says of {scale} x {scale} parts within them (cut short as in the "
+        "table of the images). Blue: right or wrong as the whole. Orange, dashed: "
         "right where the whole is wrong, or wrong where it is right."
     )
     return format_note(note) + f'<div class="cards">{"".join(cards)}</div>'
@@ -221,18 +221,22 @@ def _shade(number, total, is_right):
 
 def _show_reliability(found):
     source = image_figures.draw_reliability(found["bins"], NAMES)
-    note = "On the grey line a network is right as often as it says; below it, it is too sure."
+    note = (
+        "On the grey line a network is right as often as it says; below it, it is too sure. "
+        f"Points of fewer than {image_figures.LEAST} images are left out."
+    )
     return f'<img class="chart" alt="reliability" src="{source}">' + format_note(note)
 
 
 def _list_classes(found):
     images, counts = found["images"], found["confusions"]
     right = np.diag(counts)
-    rows = [["class", "number", "training", "validation", "test", "distilled right, %"]]
+    short = image_figures.shorten(images["classes"], _HEAD_LETTERS)
+    rows = [["class", "short", "training", "validation", "test", "distilled right, %"]]
     for i, name in enumerate(images["classes"]):
         own = [images["counts"][x][i] for x in ("train", "validation", "test")]
         rate = f"{100 * right[i] / own[2]:.1f}" if own[2] else "-"
-        rows.append([name, str(i + 1), *map(str, own), rate])
+        rows.append([name, short[i], *map(str, own), rate])
     notes = [*images["notes"]]
     if images["counts"]["unlabelled"]:
         notes.append(
