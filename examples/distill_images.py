@@ -82,11 +82,11 @@ def distill_images(values, command):
     _tell(images)
     settings = {"teacher": teacher, "student": student, "epochs": values.epochs}
     check_settings(output, settings)
+    devices = image_training.setup_devices()
     size = (len(images["classes"]), values.image_size)
     weights = image_training.prepare_networks(output, teacher, student, *size)
     arguments = (weights, values.epochs, images["counts"])
     configs = image_training.make_configs(output, teacher, student, *arguments)
-    devices = machine.setup_devices(configs[DISTILLED])
     files = image_training.train_all(output, configs, devices, images["classes"])
     shutil.copy(files[DISTILLED], output / "student.keras")
     found = _examine(output, files, configs, images)

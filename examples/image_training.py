@@ -12,6 +12,7 @@ import time
 import experiment
 import image_networks
 import keras
+import machine
 import measures
 import numpy as np
 import records
@@ -64,6 +65,11 @@ def format_time(seconds):
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def setup_devices():
+    """Set the devices up for all runs, before a network is built on one; return them."""
+    return machine.setup_devices(own_data.get_config(next(iter(own_data.NETWORKS))))
 
 
 def prepare_networks(output, teacher, student, num_classes, size):
