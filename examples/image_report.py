@@ -70,9 +70,10 @@ def make_summary(found):
     """Return what a person should take home, in sentences."""
     teacher, plain, distilled = (found["numbers"][x] for x in (TEACHER, LABELS, DISTILLED))
     ratio = teacher["parameters"] / distilled["parameters"]
-    size = f"{ratio:.1f} times" if ratio >= 1.05 else "no more than"
+    more = f", {ratio:.1f} times the student's," if ratio >= 1.05 else ""
     lines = [
-        f"The teacher has {size} the parameters and is right in {teacher['accuracy']:.1f} %.",
+        f"The teacher has {teacher['parameters']:,} parameters{more} and is right in "
+        f"{teacher['accuracy']:.1f} %.",
         f"{_compare(found['comparison'], distilled['accuracy'] - plain['accuracy'])} Each was "
         "trained once; another start gives somewhat other figures.",
     ]
