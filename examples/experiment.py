@@ -51,8 +51,10 @@ def load_split(config, split, **options):
     """Return a split of the data set of a config; `options` are of `keras_sdd.data.load`."""
     batch_size = config.batch_size if split == "train" else config.eval_batch_size
     names = ("seed", "num_classes", "image_size", "data_dir")
+    # A config has the key only where networks hold their own normalization.
+    raw = {"dtype": "uint8"} if config.get("raw_images") else {}
     try:
-        options |= {name: config[name] for name in names}
+        options = raw | options | {name: config[name] for name in names}
         return data.load(config.dataset, split, batch_size, **options)
     except (OSError, ImportError, ValueError) as error:
         raise SetupError(error) from error
@@ -139,7 +141,7 @@ def make_metrics(network):
     ]
 
 
-def train(config, workdir, devices, build_model):
+def train(config, workdir, devices, build_model, callbacks=()):
     """Train a model, or go on with its run in `workdir`, and return the result.
 
     All processes do the same, and the main one writes. The number of devices may differ from that
@@ -151,6 +153,7 @@ def train(config, workdir, devices, build_model):
         devices: as `setup_devices` returned them.
         build_model: function from the shape of an image, and the steps and images of an epoch,
             to the model to fit and the network to keep.
+        callbacks: of Keras, further ones, of the main process alone.
 
     Returns:
         What result.json holds; None in processes that are not the main one.
@@ -167,7 +170,7 @@ def train(config, workdir, devices, build_model):
             with held:
                 result = records.find_result(workdir, config)  # of a run that has just ended
                 if result is None:
-                    return _train(config, workdir, devices, build_model)
+                    return _train(config, workdir, devices, build_model, callbacks)
     except records.FolderError as error:
         raise SetupError(error) from error
     if devices.is_main:
@@ -175,7 +178,7 @@ def train(config, workdir, devices, build_model):
     return result
 
 
-def _train(config, workdir, devices, build_model):
+def _train(config, workdir, devices, build_model, further):
     keras.utils.set_random_seed(config.seed)
     train_data, chosen_on = load_data(config)
     steps = len(train_data)
@@ -196,7 +199,7 @@ def _train(config, workdir, devices, build_model):
         raise SetupError(error) from error
     callbacks, verbose = [data.FollowEpochs(train_data)], 0
     if devices.is_main:
-        callbacks += start_records(config, workdir, devices)
+        callbacks += [*start_records(config, workdir, devices), *further]
         verbose = 1 if sys.stdout.isatty() else 2  # a log file cannot redraw a line
     else:  # saving takes all processes
         elsewhere = tempfile.TemporaryDirectory()

@@ -7,7 +7,7 @@ Keras writes all formats on TensorFlow, and a `.keras` file loads on any backend
 runs on TensorFlow whichever backend trained. `images.npz` holds `images`, as the student takes
 them, and `labels` if there are any: with them every file is run and held against the student.
 --int8 writes a LiteRT file with weights and activations of 8 bits too, whose ranges are those of
-the first images.
+the first images, or of `representative`, training images, if the file has them.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ import keras_sdd  # noqa: F401, its networks load then
 _CALIBRATED = 200  # images that the ranges of the activations are taken of
 _TIMED = 30
 _BATCH = 32
+_ARRAYS = ("images", "labels", "representative")
 INT8 = "litert_int8"
 
 
@@ -44,7 +45,8 @@ def export_student(path, folder, formats, int8=False, data=None):
         folder: of the files, which are called as the student.
         formats: of `runtimes.FORMATS`.
         int8: whether to write a LiteRT file of 8 bits too.
-        data: dict of `images` float32 (N, ...) and perhaps `labels` (N,), or None.
+        data: dict of `images` float32 (N, ...) and perhaps `labels` (N,) and `representative`
+            float32 (M, ...), of which the ranges for 8 bits are taken; or None.
 
     Returns:
         A list of dicts, the student's own first: `format`, `file`, `megabytes`, and with images
@@ -60,7 +62,8 @@ def export_student(path, folder, formats, int8=False, data=None):
         _export(student, files[name], name)
     if int8:
         files[INT8] = folder / f"{pathlib.Path(path).stem}_int8.tflite"
-        _export(student, files[INT8], "litert", **_quantize(data["images"]))
+        ranges_of = data.get("representative", data["images"])
+        _export(student, files[INT8], "litert", **_quantize(ranges_of))
     expected = runtimes.open_keras(str(path))(data["images"]) if data else None
     return [_describe(name, file, data, expected) for name, file in files.items()]
 
@@ -127,7 +130,7 @@ def read_data(path):
     """
     try:
         with np.load(path) as file:
-            data = {name: file[name] for name in ("images", "labels") if name in file.files}
+            data = {name: file[name] for name in _ARRAYS if name in file.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read; write it with np.savez. {error}") from error
     if "images" not in data or len(data.get("labels", data["images"])) != len(data["images"]):
@@ -136,7 +139,8 @@ def read_data(path):
             "np.savez(FILE, images=images, labels=labels). Received: "
             f"{', '.join(f'{name} {x.shape}' for name, x in data.items()) or 'neither'}"
         )
-    return data | {"images": data["images"].astype("float32")}
+    pixels = data.keys() - {"labels"}
+    return data | {name: data[name].astype("float32") for name in pixels}
 
 
 def format_rows(rows):

@@ -16,17 +16,21 @@ class FolderError(ValueError):
 
 
 @contextlib.contextmanager
-def lock_workdir(workdir):
+def lock_workdir(workdir, flag="workdir"):
     """Make the folder of a run, and hold it as long as the block lasts, or this process.
+
+    Args:
+        workdir: the folder.
+        flag: of the command line, which names it.
 
     Raises:
         FolderError: if another process holds it, naming that; or if it cannot be made.
     """
     try:
-        file = _open_locked(workdir)
+        file = _open_locked(workdir, flag)
     except OSError as error:
         raise FolderError(
-            f"The folder of the run cannot be written; give another --workdir. Received: {error}"
+            f"The folder of the run cannot be written; give another --{flag}. Received: {error}"
         ) from error
     with file:
         file.truncate(0)
@@ -41,7 +45,7 @@ def lock_workdir(workdir):
                 workdir.rmdir()
 
 
-def _open_locked(workdir):
+def _open_locked(workdir, flag):
     """Return the lock's file, locked but not changed yet."""
     path = workdir / "lock"
     while True:
@@ -55,7 +59,7 @@ def _open_locked(workdir):
             with file:
                 raise FolderError(
                     "Another run is in this folder; wait for it, end it, or give another "
-                    f"--workdir. Received: workdir={str(workdir)!r}, in use by "
+                    f"--{flag}. Received: {flag}={str(workdir)!r}, in use by "
                     f"{file.read() or 'a process'}"
                 ) from error
         except OSError:  # a file system without locks

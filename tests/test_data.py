@@ -609,9 +609,31 @@ def test_own_arrays(tmp_path):
     )
 
 
+def test_own_validation_images(tmp_path):
+    own = {"x_validation": np.full((4, 3, 3), 9, "uint8"), "y_validation": np.array([2, 1, 0, 0])}
+    path = write_arrays(tmp_path / "own.npz", **own)
+    held = {"dtype": "uint8", "validation_examples": 3, "with_ids": True}
+    images, labels, _ = read(data.load(path, "validation", **held))
+    assert images.shape == (3, 3, 3, 1) and (images == 9).all() and list(labels) == [2, 1, 0]
+    images, _, _ = read(data.load(path, "train", shuffle=False, augment=False, **held))
+    np.testing.assert_array_equal(images.ravel(), np.arange(54))  # none of them is held out
+    with pytest.raises(ValueError, match="has 4 examples. Received: num_examples=5"):
+        data.load(path, "validation", validation_examples=5)
+
+
+def test_the_statistics_of_own_images_are_exact(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 2, 2, 3)).astype("uint8")
+    pixels[..., 1] //= 7
+    path = write_arrays(tmp_path / "own.npz", x_train=pixels, y_train=np.arange(300) % 3)
+    spec, flat = data.find_spec(path), pixels.reshape(-1, 3) / 255
+    np.testing.assert_allclose(spec["mean"], flat.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(spec["std"], flat.std(0), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"x_validation": np.zeros((1, 3, 3), "uint8")}, "may hold both of x_validation, y_val"),
         ({"y_test": None}, "must hold the arrays.*Received: x_train, y_train, x_test"),
         ({"x_train": np.zeros((6, 3, 4), "uint8")}, r"square and bytes.*shape \(6, 3, 4, 1\)"),
         ({"x_train": np.zeros((6, 3, 3))}, "square and bytes.*type float64"),

@@ -99,6 +99,21 @@ def test_flags_that_cannot_be_are_told(changes, message, tmp_path):
         export_student.check_flags(types.SimpleNamespace(**values))
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the program runs on TensorFlow")
+def test_ranges_of_8_bits_are_those_of_training_images(tmp_path):
+    student, images = build_cnn(4), draw_data(8)[0]
+    student.save(tmp_path / "student.keras")
+    data = {"images": images, "representative": 1e-3 * images}  # far too small: all saturates
+    differences = []
+    for folder, own in (("own", {"images": images}), ("given", data)):
+        np.savez(tmp_path / "data.npz", **own)
+        read = export_student.read_data(tmp_path / "data.npz")
+        where = (tmp_path / "student.keras", tmp_path / folder, [])
+        rows = export_student.export_student(*where, int8=True, data=read)
+        differences.append(rows[1]["difference"])
+    assert differences[1] > 3 * differences[0]
+
+
 @pytest.mark.parametrize("kind", ["neither", "labels", "text"])
 def test_images_that_are_none_are_told(kind, tmp_path):
     path = tmp_path / "data.npz"

@@ -107,9 +107,9 @@ def load(
     Args:
         name: a key of `DATASETS`, or the path of an `.npz` file of your own with the arrays
             `x_train` (N, S, S, C) or (N, S, S), uint8, `y_train` (N,), `x_test` and `y_test`, as
-            `np.savez` writes them.
+            `np.savez` writes them, and perhaps `x_validation` and `y_validation`.
         split: `"train"`, `"test"` (for ImageNet its validation images), or `"validation"`, images
-            that are held out of the training images.
+            that are held out of the training images, unless a file of your own has such.
         batch_size: images per batch.
         seed: integer that decides order and augmentation.
         augment, shuffle: whether to do so; by default for `"train"` alone.
@@ -126,7 +126,9 @@ def load(
         first_epoch: epoch of the first pass.
         num_classes: of the synthetic set; for the others it must be theirs.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
-        validation_examples: how many training images `"validation"` has and `"train"` lacks.
+        validation_examples: how many training images `"validation"` has and `"train"` lacks. Of
+            the synthetic set, and of a file with `x_validation`, `"validation"` has that many of
+            the split's own, and `"train"` lacks none.
         validation_seed: integer that decides which these are.
         labelled_examples: how many of the first examples keep their label; the others get -1,
             which a distiller leaves out with `ignore_class=-1`. By default all.
@@ -158,10 +160,9 @@ def load(
             f"Received: num_classes={num_classes!r}"
         )
     import_module("tensorflow")  # if it is missing, say so before images are read or made
-    # Of what is made on the spot nothing has to be held out.
+    # Where there are images for validation, none have to be held out.
     held = split != "test" and validation_examples and "validation" not in spec["splits"]
-    made = split == "validation" and not held
-    needed = validation_examples if made else num_examples
+    needed = num_examples if held or split != "validation" else validation_examples
     source = spec["open"](
         spec,
         spec["splits"].get(split, "train"),
@@ -175,7 +176,7 @@ def load(
     if held:
         _check_held_out(source.num_examples, validation_examples)
         source.hold_out(validation_examples, validation_seed, split, num_examples)
-    _check_amount(source.num_examples, num_examples, batch_size, drop_remainder)
+    _check_amount(source.num_examples, needed, batch_size, drop_remainder)
     finish = make_finish(spec, dtype, data_format, with_ids, labelled_examples)
     return build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish)
 
@@ -228,11 +229,9 @@ def _check_held_out(available, validation_examples):
         )
 
 
-def _check_amount(available, num_examples, batch_size, drop_remainder):
-    if num_examples is not None and available < num_examples:
-        raise ValueError(
-            f"The split has {available} examples. Received: num_examples={num_examples}"
-        )
+def _check_amount(available, needed, batch_size, drop_remainder):
+    if needed is not None and available < needed:
+        raise ValueError(f"The split has {available} examples. Received: num_examples={needed}")
     if drop_remainder and available < batch_size:
         raise ValueError(
             f"{available} examples fill no batch, and drop_remainder=True leaves an incomplete one "

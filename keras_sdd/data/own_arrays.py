@@ -8,6 +8,8 @@ import numpy as np
 from keras_sdd.data.sources import ArraySource
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
+VALIDATION_NAMES = ("x_validation", "y_validation")
+_COUNTED = 256  # images whose bytes are counted at once
 
 
 def open_arrays(spec, split, size, data_dir, num_examples, num_classes, **order):
@@ -27,7 +29,7 @@ def open_arrays(spec, split, size, data_dir, num_examples, num_classes, **order)
 
 
 def read_arrays(path, split):
-    """Return images uint8 (N, S, S, C) and labels int64 (N,) of `"train"` or `"test"`.
+    """Return images uint8 (N, S, S, C) and labels int64 (N,) of a split that the file has.
 
     Raises:
         ValueError: if the file lacks them or they have other types or shapes.
@@ -53,7 +55,8 @@ def _read_file(path, split):
     try:
         with open(path, "rb") as stream, np.load(stream) as file:
             names = file.files
-            arrays = [file[f"{part}_{split}"] for part in "xy"] if set(NAMES) <= set(names) else []
+            needed = {*NAMES, *(VALIDATION_NAMES if _has_validation(file) else ())}
+            arrays = [file[f"{part}_{split}"] for part in "xy"] if needed <= set(names) else []
     except MemoryError:
         raise
     except FileNotFoundError as error:
@@ -65,7 +68,8 @@ def _read_file(path, split):
         ) from error
     if not arrays:
         raise ValueError(
-            f"{path} must hold the arrays {', '.join(NAMES)}; write it with np.savez. "
+            f"{path} must hold the arrays {', '.join(NAMES)}, and may hold both of "
+            f"{', '.join(VALIDATION_NAMES)}; write it with np.savez. "
             f"Received: {', '.join(names) or 'none'}"
         )
     return arrays
@@ -74,6 +78,10 @@ def _read_file(path, split):
 def describe_arrays(path):
     """Return what `keras_sdd.data.DATASETS` would say of the file."""
     return _describe(path, pathlib.Path(path).stat().st_mtime_ns if _exists(path) else 0)
+
+
+def _has_validation(file):
+    return any(name in file.files for name in VALIDATION_NAMES)
 
 
 def _exists(path):
@@ -89,8 +97,10 @@ def _describe(path, written):
             f"Labels must be 0 to K - 1, each of them in y_train. Received: none of class "
             f"{int(np.argmin(counts))} among {len(labels)} in {path}"
         )
-    pixels = images.reshape(-1, images.shape[-1])
-    mean, std = pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
+    mean, std = measure_channels(images)
+    splits = {"train": "train", "test": "test"}
+    with np.load(path) as file:
+        splits |= {"validation": "validation"} if _has_validation(file) else {}
     return {
         "open": open_arrays,
         "path": path,
@@ -99,6 +109,18 @@ def _describe(path, written):
         "mean": tuple(mean / 255),
         "std": tuple(np.maximum(std, 1.0) / 255),  # of images of one colour, 0
         "tfds": None,
-        "splits": {"train": "train", "test": "test"},
+        "splits": splits,
         "augmentation": "pad by an eighth, random crop, flip",
     }
+
+
+def measure_channels(images):
+    """Return mean and standard deviation (C,) of the bytes (N, S, S, C), without a copy of them."""
+    counts = np.zeros((images.shape[-1], 256))
+    for start in range(0, len(images), _COUNTED):
+        block = images[start : start + _COUNTED]
+        for channel, own in enumerate(counts):
+            own += np.bincount(block[..., channel].ravel(), minlength=256)
+    values, parts = np.arange(256.0), counts / counts.sum(1, keepdims=True)
+    mean = parts @ values
+    return mean, np.sqrt(np.sum(parts * (values - mean[:, None]) ** 2, axis=1))
