@@ -15,14 +15,13 @@ import io
 import json
 import logging
 import pathlib
-import statistics
 import sys
-import time
 import warnings
 import zipfile
 
 import command_line
 import keras
+import measures
 import numpy as np
 import runtimes
 import tables
@@ -95,7 +94,7 @@ def _describe(name, path, data, expected):
     images = data["images"]
     batches = [run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     outputs = np.concatenate(batches)
-    row["milliseconds"] = _time(run, images[:1])
+    row["milliseconds"] = measures.time_median(lambda: run(images[:1]), _TIMED)
     row["difference"] = float(np.abs(outputs - expected).max())
     row["same_class"] = 100.0 * float(np.mean(outputs.argmax(-1) == expected.argmax(-1)))
     if "labels" in data:
@@ -109,17 +108,6 @@ def _measure_size(path):
         return sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
     beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
     return sum(x.stat().st_size for x in (path, *beside))
-
-
-def _time(run, image):
-    """Milliseconds of one image, the median of a few."""
-    run(image)
-    seconds = []
-    for _ in range(_TIMED):
-        started = time.perf_counter()
-        run(image)
-        seconds.append(time.perf_counter() - started)
-    return 1000.0 * statistics.median(seconds)
 
 
 def read_data(path):

@@ -146,10 +146,15 @@ def time_on_cpu(path, image_shape, jit_compile):
     with keras.device("cpu:0"):
         predict = make_predictor(keras.saving.load_model(path, compile=False), jit_compile)
         images = np.zeros((_TIMED_BATCH, *image_shape), "float32")
-        predict(images)
-        seconds = []
-        for _ in range(_REPEATS):
-            started = time.perf_counter()
-            predict(images)
-            seconds.append(time.perf_counter() - started)
-    return 1000.0 * statistics.median(seconds) / _TIMED_BATCH
+        return time_median(lambda: predict(images), _REPEATS) / _TIMED_BATCH
+
+
+def time_median(run, repeats):
+    """Return the milliseconds of a call, the median of some after a first one."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return 1000.0 * statistics.median(seconds)
