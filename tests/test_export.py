@@ -1,10 +1,7 @@
 """Exported students: what other programs compute with the files is what `predict` gives."""
 
-import json
-import os
 import pathlib
 import re
-import subprocess
 import sys
 import types
 import warnings
@@ -57,29 +54,26 @@ def test_the_format_of_keras_is_the_default(monkeypatch):
     assert asked == {"format": "tf_saved_model"}
 
 
-def run_program(*flags):
-    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, str(EXAMPLES / "export_student.py"), *flags]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the program runs on TensorFlow")
-def test_the_program_writes_and_checks_files_of_8_bits(tmp_path):
+def test_files_are_written_and_measured_those_of_8_bits_too(tmp_path):
     student, images = build_cnn(4), draw_data(40)[0]
     student.save(tmp_path / "student.keras")
-    labels = student.predict(images, verbose=0).argmax(-1)
-    np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    where = (f"--student={tmp_path}/student.keras", f"--output={tmp_path}/files")
-    done = run_program(*where, "--int8", f"--images={tmp_path}/data.npz")
-    assert done.returncode == 0, done.stderr
-    rows = {x["format"]: x for x in json.loads((tmp_path / "files/export.json").read_text())}
+    data = {"images": images, "labels": student.predict(images, verbose=0).argmax(-1)}
+    options = (["litert"], True, data | {"representative": images[:20]})
+    found = export_student.export_student(tmp_path / "student.keras", tmp_path / "files", *options)
+    rows = {row["format"]: row for row in found}
     assert list(rows) == ["keras", "litert", "litert_int8"]
     assert rows["litert"]["difference"] < 1e-4 < rows["litert_int8"]["difference"]
     assert rows["litert"]["accuracy"] == 100.0 == rows["litert"]["same_class"]
     assert rows["litert_int8"]["same_class"] > 80.0
-    assert (tmp_path / "files/student_int8.tflite").stat().st_size == pytest.approx(
-        rows["litert_int8"]["megabytes"] * 2**20
+    path = tmp_path / "files/student_int8.tflite"
+    assert path.stat().st_size == pytest.approx(rows["litert_int8"]["megabytes"] * 2**20)
+    # Ranges of other images than those that are measured: nothing of them fits.
+    data["representative"] = images[:20] / 100
+    (*_, narrow) = export_student.export_student(
+        tmp_path / "student.keras", tmp_path / "narrow", [], True, data
     )
+    assert narrow["difference"] > 3 * rows["litert_int8"]["difference"]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the program runs on TensorFlow")
@@ -97,21 +91,6 @@ def test_flags_that_cannot_be_are_told(changes, message, tmp_path):
     values = {"student": str(path), "formats": ["onnx"], "int8": False, "images": None} | changes
     with pytest.raises(export_student.command_line.SetupError, match=re.escape(message)):
         export_student.check_flags(types.SimpleNamespace(**values))
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="the program runs on TensorFlow")
-def test_ranges_of_8_bits_are_those_of_training_images(tmp_path):
-    student, images = build_cnn(4), draw_data(8)[0]
-    student.save(tmp_path / "student.keras")
-    data = {"images": images, "representative": 1e-3 * images}  # far too small: all saturates
-    differences = []
-    for folder, own in (("own", {"images": images}), ("given", data)):
-        np.savez(tmp_path / "data.npz", **own)
-        read = export_student.read_data(tmp_path / "data.npz")
-        where = (tmp_path / "student.keras", tmp_path / folder, [])
-        rows = export_student.export_student(*where, int8=True, data=read)
-        differences.append(rows[1]["difference"])
-    assert differences[1] > 3 * differences[0]
 
 
 @pytest.mark.parametrize("kind", ["neither", "labels", "text"])
