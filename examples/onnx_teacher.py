@@ -1,10 +1,10 @@
 """A teacher in an ONNX file, run by ONNX Runtime, for a student on any backend.
 
-    KERAS_BACKEND=tensorflow python examples/onnx_teacher.py
+    KERAS_BACKEND=torch python examples/onnx_teacher.py
 
 A map of logits has to be among the file's outputs; that of a Keras model is what
-`keras_sdd.expose_spatial_logits` adds. Here the file is made first, by Keras on TensorFlow or
-PyTorch; any other with such an output will do.
+`keras_sdd.expose_spatial_logits` adds. Here the file is made first, which Keras does on TensorFlow
+and PyTorch; with a file at hand, the student trains on JAX too.
 """
 
 # %% Images: handwritten digits, 16 x 16.
@@ -32,7 +32,9 @@ def build(*widths):
         [
             keras.Input((16, 16, 1)),
             keras.layers.Conv2D(widths[0], 3, strides=2, padding="same", activation="relu"),
+            keras.layers.BatchNormalization(),
             keras.layers.Conv2D(widths[1], 3, padding="same", activation="relu"),
+            keras.layers.BatchNormalization(),
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(10),
         ]
@@ -63,7 +65,7 @@ print(f"teacher, by ONNX Runtime: {right:.1%} of {len(test[1])} test images")
 # %% What it gives for the training images is kept, and stands for it in the distiller.
 cells = keras_sdd.cache_outputs(teacher, train, folder / "cells", scales=(1, 2, 4), verbose=0)
 stored = keras_sdd.StoredTeacher(folder / "cells")
-distiller = keras_sdd.SDDDistiller(stored, build(8, 16), scales=(1, 2, 4))
+distiller = keras_sdd.SDDDistiller(stored, build(16, 32), scales=(1, 2, 4))
 distiller.compile(keras.optimizers.Adam(5e-3), metrics=["accuracy"], jit_compile=False)
 distiller.fit(cells, epochs=30, verbose=0)
 result = distiller.evaluate(*test, verbose=0, return_dict=True)

@@ -62,8 +62,10 @@ print(f"teacher, on PyTorch: {right:.1%} of {len(test[1])} test images")
 student = keras.Sequential(
     [
         keras.Input((16, 16, 1)),
-        keras.layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
-        keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+        keras.layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
+        keras.layers.BatchNormalization(),
         keras.layers.GlobalAveragePooling2D(),
         keras.layers.Dense(10),
     ]
@@ -72,6 +74,6 @@ folder = pathlib.Path(tempfile.mkdtemp(), "cells")  # keep it, and the teacher n
 cells = keras_sdd.cache_outputs(teacher, train, folder, scales=(1, 2, 4), verbose=0)
 distiller = keras_sdd.SDDDistiller(keras_sdd.StoredTeacher(folder), student, scales=(1, 2, 4))
 distiller.compile(keras.optimizers.Adam(5e-3), metrics=["accuracy"], jit_compile=False)
-distiller.fit(cells, epochs=30, verbose=0)
+distiller.fit(cells, epochs=20, verbose=0)
 result = distiller.evaluate(*test, verbose=0, return_dict=True)
 print(f"student, on {keras.backend.backend()}: {result['accuracy']:.1%}")
