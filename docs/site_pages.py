@@ -1,0 +1,171 @@
+"""Pages of the site that are not in this folder, and links to files of the repository.
+
+MkDocs calls the functions `on_...` while it builds the site, as mkdocs.yml says. They add
+
+- the Markdown files at the top of the repository that are pages, see `TOP`;
+- the tutorials: examples/tutorials/*.py, as pages, notebooks, and as they are;
+- whatever else of the repository a page links to, as files beside the pages.
+
+A page may say `<!-- printed: python COMMAND -->`: what the command prints, run at the top of the
+repository, stands there.
+"""
+
+import json
+import os
+import pathlib
+import posixpath
+import re
+import shlex
+import subprocess
+import sys
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+TUTORIALS = ROOT / "examples" / "tutorials"
+# Files at the top, and the pages that they are, or that stand for them.
+TOP = {
+    "CONTRIBUTING.md": "contributing.md",
+    "BUILD_NOTES.md": "build_notes.md",
+    "CHANGELOG.md": "changelog.md",
+}
+_LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+_CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
+_PRINTED = re.compile(r"<!--\s*printed:\s*(.*?)\s*-->", re.S)
+_CELL = re.compile(r"^# %%(.*)$", re.M)
+
+
+def on_config(config):
+    """Put the tutorials into the navigation, and leave out pages whose file is not there."""
+    pages = [f"tutorials/{path.stem}.md" for path in list_tutorials()]
+    missing = [page for name, page in TOP.items() if not (ROOT / name).exists()]
+    nav = [entry for entry in config.nav if list(entry.values())[0] not in missing]
+    place = next(i for i, entry in enumerate(nav) if "Tutorials" in entry)
+    nav[place : place + 1] = [{"Tutorials": ["tutorials/index.md", *pages]}] if pages else []
+    config.nav = nav
+    return config
+
+
+def on_files(files, config):
+    """Add the pages and files that lie elsewhere in the repository."""
+    sources = {file.src_uri: DOCS / file.src_uri for file in files.documentation_pages()}
+    sources |= {page: ROOT / name for name, page in TOP.items() if (ROOT / name).exists()}
+    texts = {page: path.read_text() for page, path in sources.items()}
+    for path in list_tutorials():
+        name, cells = f"tutorials/{path.stem}", split_cells(path.read_text())
+        sources[f"{name}.md"] = path
+        texts[f"{name}.md"] = write_page(path.stem, cells)
+        add(files, config, f"{name}.py", path.read_text())
+        add(files, config, f"{name}.ipynb", write_notebook(cells))
+    if list_tutorials():
+        sources["tutorials/index.md"] = TUTORIALS / "index.md"
+        texts["tutorials/index.md"] = list_pages(texts)
+    for page, text in texts.items():
+        text = _PRINTED.sub(lambda match: run(match[1]), text)
+        text, linked = rewrite_links(text, page, sources[page])
+        add(files, config, page, text)
+        for uri, path in linked.items():
+            add(files, config, uri, path.read_bytes())
+    return files
+
+
+def add(files, config, uri, content):
+    """Add a file of the site, or another content of one that is there."""
+    if uri in files.src_uris:
+        files.remove(files.src_uris[uri])
+    files.append(File.generated(config, uri, content=content))
+
+
+def rewrite_links(text, page, source):
+    """Make links to files of the repository links of the site.
+
+    Args:
+        text: of the page, Markdown.
+        page: where it is in the site, as `tutorials/first.md`.
+        source: path of the file that it is written in.
+
+    Returns:
+        The text, and the files that are linked but no pages: place in the site -> path.
+    """
+    linked = {}
+
+    def rewrite(match):
+        path = pathlib.Path(os.path.normpath(source.parent / match[2]))
+        if not path.is_file() or not path.is_relative_to(ROOT):
+            return match[0]  # MkDocs says what is wrong with it
+        uri = find_place(path)
+        if uri.startswith("files/"):
+            linked[uri] = path
+        target = posixpath.relpath(uri, posixpath.dirname(page) or ".")
+        return f"{match[1]}{target}{match[3] or ''}{match[4]}"
+
+    parts = _CODE.split(text)
+    return "".join(x if i % 2 else _LINK.sub(rewrite, x) for i, x in enumerate(parts)), linked
+
+
+def find_place(path):
+    """Where a file of the repository is in the site."""
+    name = path.relative_to(ROOT).as_posix()
+    if path.is_relative_to(DOCS) and not name.startswith("docs/studies/"):
+        return path.relative_to(DOCS).as_posix()
+    if path.parent == TUTORIALS and path.suffix == ".py":
+        return f"tutorials/{path.stem}.md"
+    return "index.md" if name == "README.md" else TOP.get(name, f"files/{name}")
+
+
+def run(command):
+    """Return what a command prints, at the top of the repository."""
+    words = shlex.split(command)
+    words[0] = sys.executable if words[0] == "python" else words[0]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise PluginError(f"{command}\n{done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def list_tutorials():
+    """Return the paths of the tutorials, in the order of their names."""
+    return sorted(TUTORIALS.glob("[!_]*.py"))
+
+
+def split_cells(text):
+    """Return (kind, text) of the cells of a percent file: "markdown" or "code"."""
+    _, *parts = _CELL.split(text)
+    cells = []
+    for title, body in zip(parts[::2], parts[1::2], strict=True):
+        kind = "markdown" if "[markdown]" in title else "code"
+        if kind == "markdown":
+            body = re.sub(r"^# ?", "", body, flags=re.M)
+        if body.strip():
+            cells.append((kind, body.strip("\n")))
+    return cells
+
+
+def write_page(name, cells):
+    """Return a tutorial as a page, with links to its file and notebook below the title."""
+    parts = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells]
+    title, _, rest = parts[0].partition("\n")
+    links = f"[Python file]({name}.py){{download}} · [notebook]({name}.ipynb){{download}}"
+    return "\n\n".join([title, links, rest.strip(), *parts[1:]]) + "\n"
+
+
+def write_notebook(cells):
+    """Return a tutorial as a notebook that has not been run."""
+    made = []
+    for kind, text in cells:
+        cell = {"cell_type": kind, "metadata": {}, "source": text.splitlines(keepends=True)}
+        made.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4}
+    return json.dumps(notebook | {"nbformat_minor": 4}, indent=1)
+
+
+def list_pages(texts):
+    """Return the page that lists the tutorials, each with its first paragraph."""
+    lines = ["# Tutorials\n", "Each is a Python file that reads from top to bottom.\n"]
+    for path in list_tutorials():
+        title, _, first, *_ = texts[f"tutorials/{path.stem}.md"].split("\n\n")
+        lines.append(f"- [{title.lstrip('# ')}]({path.stem}.md): {' '.join(first.split())}")
+    return "\n".join(lines) + "\n"
