@@ -62,7 +62,7 @@ def on_files(files, config):
         sources["tutorials/index.md"] = TUTORIALS / "index.md"
         texts["tutorials/index.md"] = list_pages(texts)
     for page, text in texts.items():
-        text = _PRINTED.sub(lambda match: run(match[1]), text)
+        text = outside_code(lambda part: _PRINTED.sub(lambda match: run(match[1]), part), text)
         text, linked = rewrite_links(text, page, sources[page])
         add(files, config, page, text)
         for uri, path in linked.items():
@@ -100,8 +100,12 @@ def rewrite_links(text, page, source):
         target = posixpath.relpath(uri, posixpath.dirname(page) or ".")
         return f"{match[1]}{target}{match[3] or ''}{match[4]}"
 
-    parts = _CODE.split(text)
-    return "".join(x if i % 2 else _LINK.sub(rewrite, x) for i, x in enumerate(parts)), linked
+    return outside_code(lambda part: _LINK.sub(rewrite, part), text), linked
+
+
+def outside_code(change, text):
+    """Change the parts of a page that are no code."""
+    return "".join(x if i % 2 else change(x) for i, x in enumerate(_CODE.split(text)))
 
 
 def find_place(path):
@@ -125,8 +129,10 @@ def run(command):
 
 
 def list_tutorials():
-    """Return the paths of the tutorials, in the order of their names."""
-    return sorted(TUTORIALS.glob("[!_]*.py"))
+    """Return the paths of the tutorials, the one to begin with first."""
+    return sorted(
+        TUTORIALS.glob("[!_]*.py"), key=lambda path: (path.stem != "own_model", path.stem)
+    )
 
 
 def list_pages(texts):

@@ -1,6 +1,5 @@
-"""Losses and terms, as the pages and docstrings show them, train on every backend."""
+"""The losses and terms of one's own in the docs make training lower their value."""
 
-import inspect
 import pathlib
 import re
 
@@ -11,7 +10,7 @@ from backends import BACKEND
 from classifiers import build_cnn, draw_data
 
 import keras_sdd
-from keras_sdd import losses, terms
+from keras_sdd import losses
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "own_loss.md"
 X, Y = draw_data()
@@ -20,7 +19,7 @@ X, Y = draw_data()
 def find_classes(text):
     """The classes that are defined in the code blocks of a text."""
     found = []
-    for block in re.findall(r"```python\n(.*?)```", inspect.cleandoc(text), re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         if "class " in block:
             names = {"keras": keras, "keras_sdd": keras_sdd}
             exec(re.split(r"^distiller = ", block, flags=re.M)[0], names)
@@ -28,19 +27,12 @@ def find_classes(text):
     return found
 
 
-EXAMPLES = [
-    *find_classes(PAGE.read_text()),
-    *(x for kind in (terms.Term, terms.FeatureTerm) for x in find_classes(kind.__doc__)),
-    *find_classes(losses.LogitLoss.__doc__),
-]
+EXAMPLES = find_classes(PAGE.read_text())
 
 
 def test_all_are_found():
     names = [x.__name__ for x in EXAMPLES]
-    assert names == [
-        "MeanSquaredLogits", "EmbeddingDistance", "ChannelMeans", "EmbeddingDistance",
-        "ChannelMeans", "MeanSquaredLogits",
-    ]  # fmt: skip
+    assert names == ["MeanSquaredLogits", "EmbeddingDistance", "ChannelMeans"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda x: x.__name__)
