@@ -48,6 +48,15 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1, batch_
             another kind or endless, shows other images than those the cells were made of, or if
             the folder holds another teacher's cells or damaged ones.
         OSError: if the disk is full; what was written before is kept.
+
+    Examples:
+        >>> teacher, student = (keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2))
+        >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2))
+        >>> images, labels = np.ones((4, 32, 32, 3), "float32"), np.arange(4)
+        >>> train = keras_sdd.cache_teacher(distiller, (images, labels), "cells", verbose=0)
+        >>> _, targets = train[0]  # distiller.fit(train) runs the student alone
+        >>> sorted(targets), targets["teacher_cells"].shape
+        (['ids', 'labels', 'teacher_cells'], (4, 5, 10))
     """
     check_word("dtype", dtype, ("float16", "float32"))
     _check_terms(distiller)

@@ -5,6 +5,8 @@ import logging
 import keras
 import numpy as np
 
+__all__ = ["SaveStudent"]
+
 _logger = logging.getLogger("keras_sdd")
 
 
@@ -32,6 +34,16 @@ class SaveStudent(keras.callbacks.ModelCheckpoint):
 
     Raises:
         ValueError: from `fit` of another model than a distiller.
+
+    Examples:
+        >>> teacher, student = (keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2))
+        >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1,))
+        >>> distiller.compile("sgd", run_eagerly=True)
+        >>> save = keras_sdd.callbacks.SaveStudent("best.keras", monitor="loss", save_best_only=True)
+        >>> images, labels = np.ones((2, 32, 32, 3), "float32"), np.array([0, 1])
+        >>> history = distiller.fit(images, labels, verbose=0, callbacks=[save])
+        >>> keras.saving.load_model("best.keras").output.shape
+        (None, 10)
     """
 
     def set_model(self, model):

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 from keras import layers
 
+__all__ = ["load_torch_state_dict", "to_torch_state_dict"]
+
 _ENTRY_WORDS = {
     "kernel": "weight",
     "bias": "bias",
@@ -58,6 +60,14 @@ def load_torch_state_dict(model, state_dict):
             their names; for a file that is damaged, or holds more than tensors and plain values.
         ImportError: for a file, if PyTorch is not installed.
         TypeError: if `state_dict` is neither a mapping nor a path.
+
+    Examples:
+        >>> models = [keras_sdd.models.build("cifar100/resnet8", num_classes=4) for _ in range(2)]
+        >>> state_dict = keras_sdd.converters.to_torch_state_dict(models[0])  # or "resnet8.pth"
+        >>> model = keras_sdd.converters.load_torch_state_dict(models[1], {"model": state_dict})
+        >>> kernels = [x.get_layer("fc").kernel for x in models]
+        >>> bool(keras.ops.all(kernels[0] == kernels[1])), model is models[1]
+        (True, True)
     """
     weights = _name_weights(model)
     entries = _strip_prefix(_read_entries(state_dict), weights)
@@ -85,6 +95,12 @@ def to_torch_state_dict(model):
 
     Returns:
         dict of entry name to NumPy array, in PyTorch's layout and without batch counters.
+
+    Examples:
+        >>> model = keras_sdd.models.build("cifar100/resnet8", num_classes=4)
+        >>> state_dict = keras_sdd.converters.to_torch_state_dict(model)
+        >>> state_dict["conv1.weight"].shape, state_dict["fc.weight"].shape  # (O, I, H, W), (O, I)
+        ((16, 3, 3, 3), (4, 64))
     """
     return {
         name: _to_torch(layer, keras.ops.convert_to_numpy(variable))

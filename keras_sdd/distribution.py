@@ -26,6 +26,8 @@ from keras_sdd._checks import check_number
 from keras_sdd._devices import note_prepared, note_started
 from keras_sdd.data.pipeline import keep_part
 
+__all__ = ["Devices", "initialize"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
@@ -37,6 +39,14 @@ class Devices:
         rank: number of this process, from 0.
         equal_parts: whether every batch must divide evenly, as on JAX.
         splits_batches: whether the engine divides batches among processes, as TensorFlow's does.
+
+    Examples:
+        >>> devices = keras_sdd.distribution.Devices()  # what `initialize` gives on one device
+        >>> devices.num_devices, devices.rank, devices.is_main
+        (1, 0, True)
+        >>> with devices.main_first():
+        ...     print("the cells are computed here, if they are not there")
+        the cells are computed here, if they are not there
     """
 
     num_devices: int = 1
@@ -156,6 +166,12 @@ def initialize(timeout=600.0):
     Raises:
         RuntimeError: if the script was started in another way than the backend needs, or
             distribution is set up already.
+
+    Examples:
+        >>> devices = keras_sdd.distribution.initialize()
+        >>> devices.num_devices, devices.is_main
+        (1, True)
+        >>> model = devices.prepare(keras_sdd.models.build("small/cnn_8_16_32"))
     """
     timeout = check_number("timeout", timeout)
     backend = keras.backend.backend()

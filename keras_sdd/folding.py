@@ -46,6 +46,14 @@ def fold_batch_norm(model):
 
     Raises:
         ValueError: if `model` is not functional, or a layer cannot be copied from its config.
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> folded = keras_sdd.fold_batch_norm(model)
+        >>> [sum("BatchNorm" in type(x).__name__ for x in y.layers) for y in (model, folded)]
+        [3, 0]
+        >>> folded.count_params() < model.count_params(), folded.output.shape == model.output.shape
+        (True, True)
     """
     if not is_functional(model):
         raise ValueError(

@@ -78,6 +78,16 @@ def expose_spatial_logits(model, feature_layer=None, classifier_layer=None, patc
         ValueError: if the head cannot be exposed, with the layer in the way and the remedy.
 
     Source: eq. 4 and 5 of "Scale Decoupled Distillation" (CVPR 2024).
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> exposed = keras_sdd.expose_spatial_logits(model)
+        >>> {name: x.shape for name, x in exposed.output.items()}
+        {'logits': (None, 4), 'spatial_logits': (None, 8, 8, 4)}
+        >>> outputs = exposed(np.ones((1, 32, 32, 3), "float32"))
+        >>> means = keras.ops.mean(outputs["spatial_logits"], axis=(1, 2))  # this head is linear
+        >>> bool(keras.ops.max(keras.ops.abs(means - outputs["logits"])) < 1e-5)
+        True
     """
     check_classifier(model)
     if is_exposed(model):

@@ -142,6 +142,15 @@ def inspect_cells(teacher, dataset, scales=(1, 2, 4), student=None, verbose=1) -
     Raises:
         ValueError: if regions of a network have no logits, the two networks do not fit, or the data
             set has no labels, or labels that are no classes.
+
+    Examples:
+        >>> teacher = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> images, labels = np.ones((10, 32, 32, 3), "float32"), np.arange(10)
+        >>> found = keras_sdd.inspect_cells(teacher, (images, labels), scales=(1, 2), verbose=0)
+        >>> found.num_images, {m: x.cells for m, x in found.teacher.items()}
+        (10, {1: 1, 2: 4})
+        >>> found.teacher[1].accuracy  # images that look alike, of ten classes
+        0.1
     """
     scales = check_scales(scales)
     if student is not None:

@@ -47,6 +47,14 @@ class Network:
 
     Raises:
         ValueError: if `model` is no such classifier.
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> network = keras_sdd.Network(model)
+        >>> network.logits.shape, network.embedding.shape, network.cells((1, 2)).shape
+        ((None, 4), (None, 32), (None, 5, 4))
+        >>> network.stages, network.feature("bn1_relu").shape
+        (['bn0_relu', 'bn1_relu', 'bn2_relu'], (None, 16, 16, 16))
     """
 
     def __init__(self, model, frozen=False):

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_sdd._checks import check_number
 
+__all__ = ["SGD"]
+
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
 class SGD(keras.optimizers.Optimizer):
@@ -28,6 +30,15 @@ class SGD(keras.optimizers.Optimizer):
         ValueError: if `momentum` or `weight_decay` is negative or not finite.
 
     Source: `torch.optim.SGD`, dampening 0.
+
+    Examples:
+        >>> optimizer = keras_sdd.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.5)
+        >>> weight, gradient = keras.Variable([1.0]), keras.ops.ones(1)
+        >>> for _ in range(2):  # 1 - 0.1 * 1.5, then v = 0.9 * 1.5 + 1 + 0.5 * 0.85
+        ...     optimizer.apply([gradient], [weight])
+        ...     print(keras.ops.convert_to_numpy(weight).round(4).tolist())
+        [0.85]
+        [0.5725]
     """
 
     def __init__(

@@ -66,6 +66,17 @@ def cache_outputs(
         ValueError: if what the function gives has another shape, is not finite, or is not what the
             folder holds; and as for `keras_sdd.cache_teacher`.
         OSError: if the disk is full; what was written before is kept.
+
+    Examples:
+        >>> images, labels = np.ones((6, 8, 8, 3), "float32"), np.arange(6)
+        >>> def teach(images):  # in any framework: maps of logits (B, H, W, K)
+        ...     return images[:, ::2, ::2] * np.array([1.0, 2.0, 3.0])
+        >>> train = keras_sdd.cache_outputs(teach, (images, labels), "cells", (1, 2), verbose=0)
+        >>> batch, targets = train[0]
+        >>> batch.shape, targets["teacher_cells"].shape, sorted(targets)
+        ((6, 8, 8, 3), (6, 5, 3), ['ids', 'labels', 'teacher_cells'])
+        >>> targets["teacher_cells"][0, 0].tolist()  # the global cell of an image
+        [1.0, 2.0, 3.0]
     """
     check_word("dtype", dtype, ("float16", "float32"))
     _check_views(views, augment)

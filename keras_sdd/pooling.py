@@ -88,6 +88,12 @@ def pool_cells(maps, scales, pooling="direct", data_format="channels_last"):
             or width is unknown.
 
     Source: eq. 6 and 7 of "Scale Decoupled Distillation" (CVPR 2024).
+
+    Examples:
+        >>> maps = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
+        >>> cells = keras_sdd.pool_cells(maps, scales=(1, 2))
+        >>> keras.ops.convert_to_numpy(cells)[0, :, 0].tolist()  # the mean, then the four quarters
+        [7.5, 2.5, 4.5, 10.5, 12.5]
     """
     scales = check_scales(scales)
     check_word("pooling", pooling, _POOLINGS)

@@ -51,6 +51,18 @@ class SDDDistiller(Distiller):
         ValueError: for models or options that do not fit; the message says what was received.
 
     Source: "Scale Decoupled Distillation" (CVPR 2024).
+
+    Examples:
+        >>> teacher, student = (keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2))
+        >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2), warmup_steps=100)
+        >>> distiller.compile("adam", jit_compile=False)
+        >>> images, labels = np.ones((2, 32, 32, 3), "float32"), np.array([0, 1])
+        >>> history = distiller.fit(images, labels, verbose=0)
+        >>> sorted(history.history)
+        ['complementary_fraction', 'distillation_loss', 'loss', 'student_loss', 'teacher_agreement']
+        >>> distiller.compute_teacher_cells(images).shape  # 1 + 4 cells
+        (2, 5, 10)
+        >>> distiller.student.save("student.keras")
     """
 
     def __init__(

@@ -34,6 +34,16 @@ def reuse_classifier(teacher, student):
         ValueError: for models without a last map that is pooled, and maps whose sizes do not fit.
 
     Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier" (CVPR 2022).
+
+    Examples:
+        >>> teacher = keras_sdd.models.build("small/cnn_16_32_64_64")
+        >>> student = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> reused = keras_sdd.reuse_classifier(teacher, student)
+        >>> reused.get_layer("projector").output.shape, reused.output.shape
+        ((None, 8, 8, 64), (None, 10))
+        >>> distiller = keras_sdd.Distiller(
+        ...     teacher, reused, [keras_sdd.terms.SimKD()], student_loss_weight=0.0
+        ... )
     """
     with leave_no_trace(teacher):
         end, (height, width, channels) = _find_end(teacher)

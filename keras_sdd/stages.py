@@ -52,6 +52,12 @@ def stages(model):
 
     Raises:
         ValueError: if the model is none of the zoo.
+
+    Examples:
+        >>> model = keras_sdd.models.build("cifar100/resnet8")
+        >>> found = keras_sdd.models.stages(model)
+        >>> found["feats"], found["pooled_feat"]
+        (['bn1_relu', 'layer1_0_relu', 'layer2_0_relu', 'layer3_0_relu'], 'avgpool')
     """
     found = _find_family(model)
     if found is None:

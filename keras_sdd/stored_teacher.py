@@ -41,6 +41,21 @@ class StoredTeacher(keras.layers.Layer):
     Raises:
         FileNotFoundError: if the folder holds nothing.
         ValueError: if it holds something else, or is damaged.
+
+    Examples:
+        >>> images, labels = np.ones((6, 32, 32, 3), "float32"), np.arange(6)
+        >>> maps = np.ones((6, 4, 4, 10), "float32")  # of any program
+        >>> data = keras_sdd.cache_outputs(
+        ...     lambda x: maps[: len(x)], (images, labels), "cells", scales=(1, 2), verbose=0
+        ... )
+        >>> teacher = keras_sdd.StoredTeacher("cells")
+        >>> teacher.scales, teacher.num_classes
+        ((1, 2), 10)
+        >>> student = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2))
+        >>> train = teacher.attach((images, labels), batch_size=3)  # for distiller.fit
+        >>> train[0][1]["teacher_cells"].shape
+        (3, 5, 10)
     """
 
     def __init__(self, folder, held=None, **kwargs):

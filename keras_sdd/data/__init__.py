@@ -141,6 +141,12 @@ def load(
         ValueError: for an unknown `name` (naming near ones) and other arguments out of range.
         ImportError: if TensorFlow or TensorFlow Datasets is missing.
         FileNotFoundError: if the data set is not prepared, with the command that prepares it.
+
+    Examples:
+        >>> train = keras_sdd.data.load("synthetic", "train", batch_size=32, with_ids=True)
+        >>> images, targets = next(iter(train))
+        >>> tuple(images.shape), sorted(targets), len(train)  # 256 images
+        ((32, 32, 32, 3), ['ids', 'labels'], 8)
     """
     spec = find_spec(name)
     size = spec["input_shape"][0] if image_size is None else image_size
@@ -187,6 +193,11 @@ def find_spec(name):
     Raises:
         ValueError: for an unknown `name`, naming near ones, and for a file that does not fit.
         FileNotFoundError: if there is no such file.
+
+    Examples:
+        >>> spec = keras_sdd.data.find_spec("cifar100")
+        >>> spec["num_classes"], spec["input_shape"], spec["augmentation"]
+        (100, (32, 32, 3), 'pad 4, random crop 32, flip')
     """
     if str(name).endswith(".npz"):
         return describe_arrays(str(name))
@@ -208,6 +219,11 @@ def normalization(name, data_format=None):
 
     Raises:
         ValueError: for an unknown `name`, naming near ones.
+
+    Examples:
+        >>> layer = keras_sdd.data.normalization("synthetic")  # mean 0.5, standard deviation 0.25
+        >>> float(layer(np.full((1, 32, 32, 3), 255, "uint8"))[0, 0, 0, 0])
+        2.0
     """
     spec = find_spec(name)
     data_format = data_format or keras.config.image_data_format()

@@ -32,6 +32,15 @@ class FollowEpochs(keras.callbacks.Callback):
 
     Raises:
         ValueError: if the data set does not come straight from `load`.
+
+    Examples:
+        >>> train = keras_sdd.data.load("synthetic", "train", batch_size=128)
+        >>> follow = keras_sdd.data.FollowEpochs(train)  # model.fit(train, callbacks=[follow])
+        >>> follow.on_epoch_begin(7)  # as `fit` does
+        >>> labels = next(iter(train))[1].numpy()
+        >>> resumed = keras_sdd.data.load("synthetic", "train", batch_size=128, first_epoch=7)
+        >>> bool(np.all(next(iter(resumed))[1].numpy() == labels))
+        True
     """
 
     def __init__(self, dataset):

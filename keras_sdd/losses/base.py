@@ -94,20 +94,23 @@ def check_saving(part):
 class LogitLoss(Configurable):
     """A distillation loss between teacher logits and student logits.
 
-    A loss of your own is a subclass with one method, and gets its scale-decoupled form from
-    `ScaleDecoupled`:
-
-    ```python
-    @keras.saving.register_keras_serializable()
-    class MeanSquaredLogits(keras_sdd.losses.LogitLoss):
-        def call(self, labels, teacher_logits, student_logits):
-            return keras.ops.mean((teacher_logits - student_logits) ** 2, axis=-1)
-    ```
+    A loss of your own is a subclass with one method, `call`, and gets its scale-decoupled form from
+    `ScaleDecoupled`, or `keras_sdd.terms.SDD`.
 
     Arguments of `__init__` are kept as attributes of the same name; saving relies on it.
 
     Axis 0 is the batch: a loss that relates its samples sets `relates_samples = True`, gets logits
     of rank 2 or more, and gives every sample the value of the batch.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable()
+        ... class MeanSquaredLogits(keras_sdd.losses.LogitLoss):
+        ...     def call(self, labels, teacher_logits, student_logits):
+        ...         return keras.ops.mean((teacher_logits - student_logits) ** 2, axis=-1)
+        >>> value = MeanSquaredLogits()(np.array([0]), np.array([[3.0, 1.0]]), np.zeros((1, 2)))
+        >>> float(value[0])
+        5.0
+        >>> term = keras_sdd.terms.SDD(MeanSquaredLogits(), scales=(1, 2))
     """
 
     relates_samples = False

@@ -19,6 +19,14 @@ class BatchRelation(LogitLoss):
         temperature: T, greater than 0.
 
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023), batch-level alignment.
+
+    Examples:
+        >>> loss = keras_sdd.losses.BatchRelation(temperature=1.0)
+        >>> teacher = np.log([[0.75, 0.25], [0.25, 0.75]])
+        >>> student = np.zeros((2, 2))  # both samples alike
+        >>> values = loss(np.array([0, 1]), teacher, student)
+        >>> [round(float(x), 3) for x in values]  # four differences of 0.125: 4 * 0.125^2 / 2
+        [0.031, 0.031]
     """
 
     relates_samples = True

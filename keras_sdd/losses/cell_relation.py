@@ -41,6 +41,17 @@ class CellRelation(Configurable):
 
     Source: Xue et al., "iCD: A Implicit Clustering Distillation Mathod for Structural Information
     Mining" (2025), and its code, in which the factor of the term is 2.
+
+    Examples:
+        >>> loss = keras_sdd.losses.CellRelation(scales=(1, 2))
+        >>> left, right = [5.0, 0.0], [0.0, 5.0]
+        >>> teacher = np.array([[left, left, right, left, right]])  # the global cell, then 2 x 2
+        >>> student = 0.1 * teacher[..., ::-1]  # other logits, of cells that are alike in the same way
+        >>> float(loss(np.array([0]), teacher, student)[0])
+        0.0
+        >>> student = np.ones((1, 5, 2))  # all cells alike
+        >>> round(float(loss(np.array([0]), teacher, student)[0]), 4)
+        0.0808
     """
 
     relates_samples = False

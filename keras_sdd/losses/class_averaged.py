@@ -33,6 +33,16 @@ class ClassAveraged(Configurable):
 
     Raises:
         ValueError: if `loss` is no `LogitLoss`.
+
+    Examples:
+        >>> cat, dog = np.log([0.75, 0.25]), np.log([0.25, 0.75])
+        >>> teacher = np.array([[cat, cat, cat, cat, dog]])  # the global cell, then four
+        >>> student = np.array([[cat, cat, cat, cat, cat]])
+        >>> for merge in (True, False):
+        ...     loss = keras_sdd.losses.ClassAveraged(keras_sdd.losses.KD(1.0), merge)
+        ...     print(round(float(loss(np.array([0]), teacher, student)[0]), 4))
+        0.1438
+        0.2747
     """
 
     def __init__(self, loss, merge=True):

@@ -20,6 +20,14 @@ class ClassRelation(LogitLoss):
         temperature: T, greater than 0.
 
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023), class-level alignment.
+
+    Examples:
+        >>> loss = keras_sdd.losses.ClassRelation(temperature=1.0)
+        >>> teacher = np.log([[0.75, 0.25], [0.25, 0.75]])
+        >>> student = np.zeros((2, 2))  # classes that always come together
+        >>> values = loss(np.array([0, 1]), teacher, student)
+        >>> [round(float(x), 3) for x in values]
+        [0.031, 0.031]
     """
 
     relates_samples = True

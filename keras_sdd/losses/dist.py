@@ -25,6 +25,13 @@ class DIST(LogitLoss):
         temperature: T, greater than 0.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher" (NeurIPS 2022).
+
+    Examples:
+        >>> loss = keras_sdd.losses.DIST(beta=1.0, gamma=1.0, temperature=1.0)
+        >>> teacher = np.log([[0.75, 0.25], [0.25, 0.75]])
+        >>> values = loss(np.array([0, 1]), teacher, -teacher)  # correlations of -1
+        >>> [round(float(x), 4) for x in values]
+        [4.0, 4.0]
     """
 
     relates_samples = True

@@ -27,6 +27,14 @@ class DKD(LogitLoss):
         temperature: T, greater than 0.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), eq. 7.
+
+    Examples:
+        >>> loss = keras_sdd.losses.DKD(alpha=1.0, beta=8.0, temperature=1.0)
+        >>> teacher = np.log([[0.6, 0.3, 0.1]])
+        >>> student = np.log([[0.6, 0.1, 0.3]])  # as sure of class 0, and mistaken in the others
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 4)  # 1 * 0 + 8 * (0.75 ln 3 + 0.25 ln(1 / 3))
+        4.3944
     """
 
     def __init__(self, alpha=1.0, beta=8.0, temperature=4.0):

@@ -26,6 +26,14 @@ class GDKD(LogitLoss):
 
     Source: Zheng and Cheng, "Rethinking Decoupled Knowledge Distillation: A Predictive
     Distribution Perspective" (2025); three parts: the authors' code.
+
+    Examples:
+        >>> loss = keras_sdd.losses.GDKD(num_top=1, weights=(1.0, 2.0, 8.0), temperature=1.0)
+        >>> teacher = np.log([[0.6, 0.3, 0.1]])
+        >>> student = np.log([[0.6, 0.1, 0.3]])
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 4)  # both parts have their size: 8 * (0.75 ln 3 + 0.25 ln(1 / 3))
+        4.3944
     """
 
     def __init__(self, num_top=5, weights=(1.0, 2.0, 8.0), temperature=4.0, three_parts=False):

@@ -17,6 +17,14 @@ class KD(LogitLoss):
         temperature: T, greater than 0.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network"; eq. 1 of the SDD paper.
+
+    Examples:
+        >>> loss = keras_sdd.losses.KD(temperature=1.0)
+        >>> teacher = np.log([[0.75, 0.25]])  # logits of these probabilities
+        >>> student = np.log([[0.5, 0.5]])
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 4)  # 0.75 ln(0.75 / 0.5) + 0.25 ln(0.25 / 0.5)
+        0.1308
     """
 
     def __init__(self, temperature=4.0):

@@ -23,6 +23,13 @@ class NKD(LogitLoss):
 
     Source: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation" (ICCV 2023),
     eq. 6.
+
+    Examples:
+        >>> loss = keras_sdd.losses.NKD(gamma=1.5, temperature=1.0)
+        >>> teacher, student = np.log([[0.6, 0.3, 0.1]]), np.zeros((1, 3))
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 4)  # 0.6 ln 3 + 1.5 ln 2
+        1.6989
     """
 
     def __init__(self, gamma=1.5, temperature=1.0, mask_target=True):

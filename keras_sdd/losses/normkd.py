@@ -21,6 +21,14 @@ class NormKD(LogitLoss):
         factor: temperature of logits whose standard deviation is 1, greater than 0.
 
     Source: Chi et al., "NormKD: Normalized Logits for Knowledge Distillation" (2023).
+
+    Examples:
+        >>> loss = keras_sdd.losses.NormKD(factor=1.0)
+        >>> teacher = np.array([[2.0, 0.0, -2.0]])  # of standard deviation 2
+        >>> student = np.array([[-1.0, 0.0, 1.0]])
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 3)  # 2^2 times that of `Standardized(KD(1.0))`, 1.1504
+        4.602
     """
 
     def __init__(self, factor=2.0):

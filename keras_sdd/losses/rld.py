@@ -31,6 +31,14 @@ class RLD(LogitLoss):
         confidence_temperature: t of sample confidence, greater than 0.
 
     Source: Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025).
+
+    Examples:
+        >>> loss = keras_sdd.losses.RLD(temperature=1.0)
+        >>> teacher = np.log([[0.3, 0.6, 0.1]])  # takes class 0 for class 1
+        >>> student = np.log([[0.5, 0.4, 0.1]])
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 4)  # it is to be as sure of class 0: 0.6 ln 1.2 + 0.4 ln 0.8
+        0.0201
     """
 
     def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, confidence_temperature=1.0):

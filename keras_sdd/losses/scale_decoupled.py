@@ -34,6 +34,16 @@ class ScaleDecoupled(Configurable):
         ValueError: for options that do not fit; the message says what was received.
 
     Source: "Scale Decoupled Distillation" (CVPR 2024), eq. 8 to 10.
+
+    Examples:
+        >>> loss = keras_sdd.losses.ScaleDecoupled(keras_sdd.losses.KD(1.0), complementary_weight=2.0)
+        >>> cat, dog = np.log([0.75, 0.25]), np.log([0.25, 0.75])
+        >>> teacher = np.array([[cat, cat, cat, cat, dog]])  # scales (1, 2): the image, four regions
+        >>> labels, student = np.array([0]), np.zeros((1, 5, 2))
+        >>> keras.ops.convert_to_numpy(loss.complementary(labels, teacher))[0].tolist()
+        [False, False, False, False, True]
+        >>> round(float(loss(labels, teacher, student)[0]), 4)  # (4 * 1 + 1 * 2) / 5 * 0.1308
+        0.157
     """
 
     def __init__(

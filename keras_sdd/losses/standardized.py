@@ -21,6 +21,13 @@ class Standardized(LogitLoss):
 
     Source: Sun et al., "Logit Standardization in Knowledge Distillation" (CVPR 2024), algorithms 1
     and 2; the base temperature of the paper is the temperature of the loss.
+
+    Examples:
+        >>> loss = keras_sdd.losses.Standardized(keras_sdd.losses.KD(1.0))
+        >>> teacher = np.array([[2.0, 0.0, -2.0]])
+        >>> student = np.array([[-1.0, 0.0, 1.0]])
+        >>> [round(float(loss(np.array([0]), teacher, factor * student)[0]), 4) for factor in (1, 10)]
+        [1.1504, 1.1504]
     """
 
     def __init__(self, loss):

@@ -18,6 +18,15 @@ class Sum(LogitLoss):
 
     Raises:
         ValueError: for anything else.
+
+    Examples:
+        >>> parts = [keras_sdd.losses.KD(1.0), keras_sdd.losses.NKD()]
+        >>> teacher, student = np.log([[0.6, 0.3, 0.1]]), np.zeros((1, 3))
+        >>> [round(float(part(np.array([0]), teacher, student)[0]), 4) for part in parts]
+        [0.2007, 1.6989]
+        >>> loss = keras_sdd.losses.Sum(parts, weights=(1.0, 0.1))
+        >>> round(float(loss(np.array([0]), teacher, student)[0]), 4)
+        0.3706
     """
 
     def __init__(self, losses, weights=None):

@@ -19,6 +19,13 @@ class Swapped(LogitLoss):
         ValueError: if `loss` is none.
 
     Source: a rival in Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025).
+
+    Examples:
+        >>> loss = keras_sdd.losses.Swapped(keras_sdd.losses.KD(1.0))
+        >>> teacher, student = np.log([[0.25, 0.75]]), np.zeros((1, 2))
+        >>> value = loss(np.array([0]), teacher, student)  # that of a teacher of 0.75 and 0.25
+        >>> round(float(value[0]), 4)
+        0.1308
     """
 
     def __init__(self, loss):

@@ -20,6 +20,13 @@ class TTM(LogitLoss):
 
     Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
     2024).
+
+    Examples:
+        >>> loss = keras_sdd.losses.TTM(power=0.5)
+        >>> teacher = np.log([[0.9, 0.1]])  # of which the roots are as 0.75 to 0.25
+        >>> value = loss(np.array([0]), teacher, np.zeros((1, 2)))
+        >>> round(float(value[0]), 4)
+        0.1308
     """
 
     def __init__(self, power=0.1):

@@ -19,6 +19,13 @@ class WTTM(LogitLoss):
 
     Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
     2024).
+
+    Examples:
+        >>> loss = keras_sdd.losses.WTTM(power=0.5)
+        >>> teacher = np.log([[0.9, 0.1]])
+        >>> value = loss(np.array([0]), teacher, np.zeros((1, 2)))
+        >>> round(float(value[0]), 4)  # 0.1308, that of `TTM`, times 0.9^0.5 + 0.1^0.5
+        0.1655
     """
 
     def __init__(self, power=0.2):

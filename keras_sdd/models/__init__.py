@@ -99,6 +99,13 @@ def build(name, num_classes=None, input_shape=None, data_format=None):
     Raises:
         ValueError: for an unknown `name`, listing the near ones; for a `num_classes` that is
             not a positive integer.
+
+    Examples:
+        >>> model = keras_sdd.models.build("cifar100/resnet8x4", num_classes=10)
+        >>> model.input.shape, model.output.shape
+        ((None, 32, 32, 3), (None, 10))
+        >>> sorted(x for x in keras_sdd.models.MODELS if x.startswith("small/"))
+        ['small/cnn_16_32_64_64', 'small/cnn_32_64_128_128', 'small/cnn_8_16_32']
     """
     builder, options = MODELS[check_known("model", "name", name, MODELS, "keras_sdd.models.MODELS")]
     classes, size = FAMILIES[name.split("/")[0]]

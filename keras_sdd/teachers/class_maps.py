@@ -42,6 +42,15 @@ def select_classes(
     Raises:
         ValueError: for a class that `model` does not have or that comes twice, fewer than two
             classes, or names that are not K.
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> names = ["cat", "dog", "horse", "zebra"]
+        >>> teacher = keras_sdd.teachers.select_classes(model, ["zebra", "cat"], names)
+        >>> images = np.ones((1, 32, 32, 3), "float32")
+        >>> both = [keras.ops.convert_to_numpy(x(images))[0] for x in (model, teacher)]
+        >>> bool(np.all(both[0][[3, 0]] == both[1]))
+        True
     """
     check_classifier(model)
     chosen = _find_indices(indices, names, class_logits(model).shape[-1])

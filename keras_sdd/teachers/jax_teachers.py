@@ -50,6 +50,19 @@ def from_jax(function, params, input_shape: tuple[int, int, int], classifier=Non
 
     Raises:
         ValueError: on PyTorch; if the function or the classifier do not give what they should.
+
+    Examples:
+        >>> params = {"kernel": np.ones((3, 8), "float32")}
+        >>> teacher = keras_sdd.teachers.from_jax(
+        ...     lambda params, images: images @ params["kernel"],  # the map (B, 16, 16, 8)
+        ...     params,
+        ...     input_shape=(16, 16, 3),
+        ...     classifier=(np.full((8, 4), 0.5), np.zeros(4)),
+        ... )
+        >>> float(teacher(np.ones((1, 16, 16, 3), "float32"))[0, 0])  # 8 * 3 * 0.5
+        12.0
+        >>> keras_sdd.Network(teacher).cells((1, 2)).shape
+        (None, 5, 4)
     """
     if keras.backend.backend() == "torch":
         raise ValueError(

@@ -54,6 +54,17 @@ def from_torch(
     Raises:
         ValueError: on another backend; if the module gives no logits, or what it does is not found
             in parts, with the submodule in the way and the remedy.
+
+    Examples:
+        >>> from torch import nn
+        >>> module = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        ... )
+        >>> teacher = keras_sdd.teachers.from_torch(
+        ...     module, (16, 16, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        ... )
+        >>> teacher.output.shape, keras_sdd.Network(teacher).cells((1, 2)).shape
+        ((None, 4), (None, 5, 4))
     """
     if keras.backend.backend() != "torch":
         raise ValueError(

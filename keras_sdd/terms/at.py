@@ -29,6 +29,14 @@ class AT(FeatureTerm):
 
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017), eq. 2, with
     squares and means as the public programs have them.
+
+    Examples:
+        >>> term = keras_sdd.terms.AT(power=1)
+        >>> teacher = np.array([3.0, 4.0]).reshape(1, 1, 2, 1)  # two positions: 0.6 and 0.8
+        >>> student = np.ones((1, 1, 2, 8))  # alike: 1 / sqrt(2) both
+        >>> value = term.compare(teacher, student)
+        >>> round(float(value[0]), 4)
+        0.0101
     """
 
     def __init__(self, power=2, layers=None, weight=1000.0, warmup_steps=0, name="at_loss"):

@@ -13,18 +13,7 @@ from keras_sdd.losses.base import Configurable, average, check_saving
 class Term(Configurable, layers.Layer):
     """One part of a distillation loss.
 
-    A term of your own is a subclass with two methods, `read` and `call`:
-
-    ```python
-    @keras.saving.register_keras_serializable()
-    class EmbeddingDistance(keras_sdd.terms.Term):
-        def read(self, network):
-            return {"embedding": network.embedding}
-
-        def call(self, teacher, student, targets):
-            gap = teacher["embedding"] - student["embedding"]
-            return keras.ops.mean(gap**2, axis=-1)
-    ```
+    A term of your own is a subclass with two methods, `read` and `call`.
 
     What it learns (layers, trainable variables) it makes in `build`: the distiller trains that with
     the student, saves it, and leaves it out of `distiller.student`. What it remembers is a
@@ -50,6 +39,22 @@ class Term(Configurable, layers.Layer):
 
     Raises:
         ValueError: if `weight` or `warmup_steps` is negative or not finite.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable()
+        ... class EmbeddingDistance(keras_sdd.terms.Term):
+        ...     def read(self, network):
+        ...         return {"embedding": network.embedding}
+        ...
+        ...     def call(self, teacher, student, targets):
+        ...         gap = teacher["embedding"] - student["embedding"]
+        ...         return keras.ops.mean(gap**2, axis=-1)
+        >>> term = EmbeddingDistance(weight=10.0, warmup_steps=100)
+        >>> term.name, float(term.weight)
+        ('embedding_distance_loss', 10.0)
+        >>> value = term.call({"embedding": np.ones((1, 8))}, {"embedding": np.zeros((1, 8))}, {})
+        >>> float(value[0])  # unweighted
+        1.0
     """
 
     relates_samples = False

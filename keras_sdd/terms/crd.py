@@ -48,6 +48,16 @@ class CRD(EmbeddingTerm):
 
     Source: Tian et al., "Contrastive Representation Distillation" (ICLR 2020), section 3, with the
     memories and constants of the public programs.
+
+    Examples:
+        >>> term = keras_sdd.terms.CRD(num_samples=100, num_negatives=10)
+        >>> teacher, student = {"embedding": np.ones((2, 8))}, {"embedding": np.ones((2, 4))}
+        >>> term.build(*({name: x.shape for name, x in side.items()} for side in (teacher, student)))
+        >>> tuple(term.teacher_memory.shape)
+        (100, 128)
+        >>> values = term.call(teacher, student, {"labels": np.array([3, 5]), "ids": np.array([0, 99])})
+        >>> tuple(values.shape), keras.ops.convert_to_numpy(term.classes)[[0, 99]].tolist()
+        ((2,), [3, 5])
     """
 
     needs_ids = True

@@ -39,6 +39,13 @@ class CTKD(SDD):
 
     Source: Li et al., "Curriculum Temperature for Knowledge Distillation" (AAAI 2023), with the
     global temperature.
+
+    Examples:
+        >>> term = keras_sdd.terms.CTKD(start=0.0, lowest=1.0, span=20.0, ramp_steps=2)
+        >>> round(float(keras.ops.convert_to_numpy(term.temperature)), 2)  # 1 + 20 sigmoid(0)
+        11.0
+        >>> round(float(term.gradient_factor), 2)  # of the first step
+        -0.5
     """
 
     def __init__(

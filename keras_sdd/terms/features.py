@@ -8,15 +8,7 @@ from keras_sdd.terms.base import Term
 class FeatureTerm(Term):
     """A term that compares layers of both networks in pairs; base of the simple ones.
 
-    A term of your own is a subclass with one method:
-
-    ```python
-    @keras.saving.register_keras_serializable()
-    class ChannelMeans(keras_sdd.terms.FeatureTerm):
-        def compare(self, teacher_map, student_map):
-            teacher, student = (keras.ops.mean(x, axis=-1) for x in (teacher_map, student_map))
-            return keras.ops.mean((teacher - student) ** 2, axis=(1, 2))
-    ```
+    A term of your own is a subclass with one method, `compare`.
 
     Args:
         layers: pairs (teacher's, student's) of names, or layers; a name may be the end of a path,
@@ -26,6 +18,17 @@ class FeatureTerm(Term):
 
     Raises:
         ValueError: if `layers` is no list of pairs.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable()
+        ... class ChannelMeans(keras_sdd.terms.FeatureTerm):
+        ...     def compare(self, teacher_map, student_map):
+        ...         teacher, student = (keras.ops.mean(x, axis=-1) for x in (teacher_map, student_map))
+        ...         return keras.ops.mean((teacher - student) ** 2, axis=(1, 2))
+        >>> term = ChannelMeans(layers=[("conv2", "conv1")], weight=5.0)
+        >>> value = term.compare(np.full((1, 4, 4, 16), 3.0), np.ones((1, 4, 4, 8)))
+        >>> float(value[0])
+        4.0
     """
 
     def __init__(self, layers=None, weight=1.0, warmup_steps=0, name=None):
@@ -75,7 +78,19 @@ class FeatureTerm(Term):
 
 
 class EmbeddingTerm(FeatureTerm):
-    """A `FeatureTerm` that compares what both classifiers read, where no layers are named."""
+    """A `FeatureTerm` that compares what both classifiers read, where no layers are named.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable()
+        ... class Cosine(keras_sdd.terms.EmbeddingTerm):
+        ...     def compare(self, teacher_map, student_map):
+        ...         vectors = (keras.ops.normalize(x, axis=-1) for x in (teacher_map, student_map))
+        ...         return 1.0 - keras.ops.sum(keras.ops.multiply(*vectors), axis=-1)
+        >>> teacher, student = (keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2))
+        >>> distiller = keras_sdd.Distiller(teacher, student, [Cosine()])
+        >>> distiller.teacher_targets_spec["teacher"]["cosine_loss"]["embedding"].shape
+        (None, 32)
+    """
 
     def choose(self, teacher, student):
         if self.layers is not None:

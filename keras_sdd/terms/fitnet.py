@@ -28,6 +28,13 @@ class FitNet(FeatureTerm):
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets" (ICLR 2015), eq. 3; in one stage,
     with the joint loss of the public programs that compare with it.
+
+    Examples:
+        >>> term = keras_sdd.terms.FitNet(layers=[("conv3", "conv2")])
+        >>> teacher, student = np.ones((2, 4, 4, 8)), np.ones((2, 8, 8, 6))
+        >>> values = term.compare(teacher, student)
+        >>> tuple(values.shape), tuple(term.conv.kernel.shape)  # 3x3 of stride 2, to 8 channels
+        ((2,), (3, 3, 6, 8))
     """
 
     def __init__(self, layers=None, weight=100.0, warmup_steps=0, name="fitnet_loss"):
@@ -60,6 +67,7 @@ class FitNet(FeatureTerm):
         return ops.relu(self.bn(self.conv(self.pad(student_map)), training=True))
 
     def compare(self, teacher_map, student_map):
+        teacher_map, student_map = (ops.cast(x, "float32") for x in (teacher_map, student_map))
         if not self.built:
             self.build({"map0": teacher_map.shape}, {"map0": student_map.shape})
         return ops.mean((self.regress(student_map) - teacher_map) ** 2, axis=(1, 2, 3))

@@ -32,6 +32,15 @@ class MGD(FeatureTerm):
 
     Source: Yang et al., "Masked Generative Distillation" (ECCV 2022). Channels are masked, as
     by the authors' program for classification, not positions as in the paper.
+
+    Examples:
+        >>> term = keras_sdd.terms.MGD(mask_ratio=0.0, seed=1)
+        >>> teacher, student = np.ones((2, 4, 4, 8)), np.ones((2, 4, 4, 6))
+        >>> values = term.compare(teacher, student)
+        >>> tuple(values.shape), [tuple(x.kernel.shape) for x in (term.align, term.generate1)]
+        ((2,), [(1, 1, 6, 8), (3, 3, 8, 8)])
+        >>> float(keras.ops.sum(term.draw_mask(2, 8)))  # nothing is masked
+        16.0
     """
 
     def __init__(

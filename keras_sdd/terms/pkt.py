@@ -27,6 +27,14 @@ class PKT(EmbeddingTerm):
 
     Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge
     Transfer" (ECCV 2018), with the cosine kernel.
+
+    Examples:
+        >>> term = keras_sdd.terms.PKT()
+        >>> teacher = np.eye(2)  # of a row, 2 / 3 is of the sample itself
+        >>> student = np.ones((2, 2))  # both samples alike: 1 / 2
+        >>> values = term.compare(teacher, student)
+        >>> [round(float(x), 4) for x in values]  # (2 / 3 ln(4 / 3) + 1 / 3 ln(2 / 3)) / 2
+        [0.0283, 0.0283]
     """
 
     relates_samples = True

@@ -40,6 +40,14 @@ class ReviewKD(FeatureTerm):
 
     Source: Chen et al., "Distilling Knowledge via Knowledge Review" (CVPR 2021), section 3;
     sizes and weights are those of the public programs.
+
+    Examples:
+        >>> term = keras_sdd.terms.ReviewKD()
+        >>> teacher = [np.ones((2, 8, 8, 16)), np.ones((2, 4, 4, 32)), np.ones((2, 32))]
+        >>> student = [np.ones((2, 8, 8, 4)), np.ones((2, 4, 4, 8)), np.ones((2, 8))]
+        >>> values = term.compare(teacher, student)  # fine to coarse
+        >>> tuple(values.shape), len(term.stages)
+        ((2,), 3)
     """
 
     def __init__(

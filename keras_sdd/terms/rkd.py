@@ -31,6 +31,15 @@ class RKD(EmbeddingTerm):
 
     Source: Park et al., "Relational Knowledge Distillation" (CVPR 2019), the distance-wise
     and the angle-wise loss.
+
+    Examples:
+        >>> term = keras_sdd.terms.RKD(distance_weight=1.0, angle_weight=0.0)
+        >>> teacher = np.array([[0.0], [1.0], [3.0]])  # distances 0.5, 1 and 1.5 of the mean one
+        >>> student = np.array([[0.0], [1.0], [2.0]])  # 0.75, 0.75 and 1.5
+        >>> [round(float(x), 4) for x in term.compare(teacher, student)]
+        [0.0104, 0.0208, 0.0104]
+        >>> [round(float(x), 4) for x in term.compare(teacher, 100 * student)]
+        [0.0104, 0.0208, 0.0104]
     """
 
     relates_samples = True

@@ -33,6 +33,17 @@ class SDD(Term):
         ValueError: for options that do not fit; the message says what was received.
 
     Source: "Scale Decoupled Distillation" (CVPR 2024), eq. 4 to 10.
+
+    Examples:
+        >>> term = keras_sdd.terms.SDD(keras_sdd.losses.KD(1.0), scales=(1, 2))
+        >>> cat, dog = np.log([0.75, 0.25]), np.log([0.25, 0.75])
+        >>> teacher = {"cells": np.array([[cat, cat, cat, cat, dog]])}  # the image, four regions
+        >>> student = {"cells": np.zeros((1, 5, 2)), "logits": np.zeros((1, 2))}
+        >>> value = term.call(teacher, student, {"labels": np.array([0])})
+        >>> round(float(value[0]), 4)  # (4 * 1 + 1 * 2) / 5 * 0.1308
+        0.157
+        >>> {x.name: round(float(x.result()), 2) for x in term.metrics[1:]}
+        {'complementary_fraction': 0.2, 'teacher_agreement': 1.0}
     """
 
     def __init__(

@@ -35,6 +35,14 @@ class SDDSP(FeatureTerm):
 
     Source: appendix of "Scale Decoupled Distillation" (CVPR 2024); Tung and Mori,
     "Similarity-Preserving Knowledge Distillation" (ICCV 2019), eq. 2 to 4.
+
+    Examples:
+        >>> term = keras_sdd.terms.SDDSP(scales=(2,))
+        >>> teacher, student = np.ones((3, 4, 4, 8)), np.ones((3, 8, 8, 2))
+        >>> student[0, :4] = 0.0  # two cells of an image show nothing
+        >>> values = term.compare(teacher, student)
+        >>> [round(float(x), 3) for x in values]  # of the first 2 / 4 of 1 / 3
+        [0.167, 0.061, 0.061]
     """
 
     relates_samples = True

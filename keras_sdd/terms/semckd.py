@@ -38,6 +38,18 @@ class SemCKD(FeatureTerm):
             TensorFlow without `drop_remainder`, a larger one gives NaN.
 
     Source: Chen et al., "Cross-Layer Distillation with Semantic Calibration" (AAAI 2021).
+
+    Examples:
+        >>> term = keras_sdd.terms.SemCKD(batch_size=4)
+        >>> teacher = [np.ones((4, 8, 8, 16)), np.ones((4, 4, 4, 32))]
+        >>> student = [np.ones((4, 8, 8, 4))]
+        >>> tuple(term.compare(teacher, student).shape)
+        (4,)
+        >>> tuple(term.attend(teacher, student).shape)  # a weight for each pair of stages
+        (4, 1, 2)
+        >>> values = term.compare([x[:2] for x in teacher], [x[:2] for x in student])  # fewer images
+        >>> keras.ops.convert_to_numpy(values).tolist()
+        [0.0, 0.0]
     """
 
     relates_samples = True

@@ -25,6 +25,12 @@ class SimKD(FeatureTerm):
             for maps that differ in channels.
 
     Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier" (CVPR 2022).
+
+    Examples:
+        >>> term = keras_sdd.terms.SimKD()
+        >>> teacher, student = np.full((1, 8, 8, 16), 3.0), np.ones((1, 4, 4, 16))
+        >>> float(term.compare(teacher, student)[0])
+        4.0
     """
 
     def __init__(self, layers=None, weight=1.0, warmup_steps=0, name="simkd_loss"):
@@ -56,5 +62,6 @@ class SimKD(FeatureTerm):
                 )
 
     def compare(self, teacher_map, student_map):
+        teacher_map, student_map = (ops.cast(x, "float32") for x in (teacher_map, student_map))
         gap = student_map - average_to(teacher_map, student_map.shape[1:3])
         return ops.mean(gap**2, axis=(1, 2, 3))

@@ -22,6 +22,14 @@ class SP(FeatureTerm):
         weight: factor in the loss; the paper's.
 
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation" (ICCV 2019), eq. 2 to 4.
+
+    Examples:
+        >>> term = keras_sdd.terms.SP()
+        >>> teacher = np.eye(2).reshape(2, 1, 1, 2)  # each image like itself alone
+        >>> student = np.ones((2, 1, 1, 5))  # both alike: rows of 1 / sqrt(2)
+        >>> values = term.compare(teacher, student)
+        >>> [round(float(x), 4) for x in values]  # ((1 - 0.7071)^2 + 0.7071^2) / 2
+        [0.2929, 0.2929]
     """
 
     relates_samples = True
