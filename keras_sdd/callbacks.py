@@ -38,10 +38,10 @@ class SaveStudent(keras.callbacks.ModelCheckpoint):
     Examples:
         >>> teacher, student = (keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2))
         >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1,))
-        >>> distiller.compile("sgd", run_eagerly=True)
-        >>> save = keras_sdd.callbacks.SaveStudent("best.keras", monitor="loss", save_best_only=True)
-        >>> images, labels = np.ones((2, 32, 32, 3), "float32"), np.array([0, 1])
-        >>> history = distiller.fit(images, labels, verbose=0, callbacks=[save])
+        >>> distiller.compile("sgd")
+        >>> save = keras_sdd.callbacks.SaveStudent("best.keras", monitor="val_loss", save_best_only=True)
+        >>> save.set_model(distiller)  # as fit does, of distiller.fit(..., callbacks=[save])
+        >>> save.on_epoch_end(0, {"val_loss": 2.3})
         >>> keras.saving.load_model("best.keras").output.shape
         (None, 10)
     """

@@ -62,11 +62,11 @@ def load_torch_state_dict(model, state_dict):
         TypeError: if `state_dict` is neither a mapping nor a path.
 
     Examples:
-        >>> models = [keras_sdd.models.build("cifar100/resnet8", num_classes=4) for _ in range(2)]
-        >>> state_dict = keras_sdd.converters.to_torch_state_dict(models[0])  # or "resnet8.pth"
+        >>> models = [keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2)]
+        >>> state_dict = keras_sdd.converters.to_torch_state_dict(models[0])  # or "network.pth"
         >>> model = keras_sdd.converters.load_torch_state_dict(models[1], {"model": state_dict})
-        >>> kernels = [x.get_layer("fc").kernel for x in models]
-        >>> bool(keras.ops.all(kernels[0] == kernels[1])), model is models[1]
+        >>> kernels = [keras.ops.convert_to_numpy(x.get_layer("fc").kernel) for x in models]
+        >>> bool(np.all(kernels[0] == kernels[1])), model is models[1]
         (True, True)
     """
     weights = _name_weights(model)
@@ -97,10 +97,10 @@ def to_torch_state_dict(model):
         dict of entry name to NumPy array, in PyTorch's layout and without batch counters.
 
     Examples:
-        >>> model = keras_sdd.models.build("cifar100/resnet8", num_classes=4)
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32")
         >>> state_dict = keras_sdd.converters.to_torch_state_dict(model)
         >>> state_dict["conv1.weight"].shape, state_dict["fc.weight"].shape  # (O, I, H, W), (O, I)
-        ((16, 3, 3, 3), (4, 64))
+        ((16, 8, 3, 3), (10, 32))
     """
     return {
         name: _to_torch(layer, keras.ops.convert_to_numpy(variable))

@@ -33,12 +33,12 @@ class SGD(keras.optimizers.Optimizer):
 
     Examples:
         >>> optimizer = keras_sdd.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.5)
-        >>> weight, gradient = keras.Variable([1.0]), keras.ops.ones(1)
+        >>> weight, gradient = keras.Variable(1.0), keras.ops.ones(())
         >>> for _ in range(2):  # 1 - 0.1 * 1.5, then v = 0.9 * 1.5 + 1 + 0.5 * 0.85
         ...     optimizer.apply([gradient], [weight])
-        ...     print(keras.ops.convert_to_numpy(weight).round(4).tolist())
-        [0.85]
-        [0.5725]
+        ...     print(round(float(keras.ops.convert_to_numpy(weight)), 4))
+        0.85
+        0.5725
     """
 
     def __init__(

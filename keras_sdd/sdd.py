@@ -55,7 +55,7 @@ class SDDDistiller(Distiller):
     Examples:
         >>> teacher, student = (keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2))
         >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2), warmup_steps=100)
-        >>> distiller.compile("adam", jit_compile=False)
+        >>> distiller.compile("sgd")
         >>> images, labels = np.ones((2, 32, 32, 3), "float32"), np.array([0, 1])
         >>> history = distiller.fit(images, labels, verbose=0)
         >>> sorted(history.history)

@@ -101,11 +101,11 @@ def build(name, num_classes=None, input_shape=None, data_format=None):
             not a positive integer.
 
     Examples:
-        >>> model = keras_sdd.models.build("cifar100/resnet8x4", num_classes=10)
-        >>> model.input.shape, model.output.shape
-        ((None, 32, 32, 3), (None, 10))
-        >>> sorted(x for x in keras_sdd.models.MODELS if x.startswith("small/"))
-        ['small/cnn_16_32_64_64', 'small/cnn_32_64_128_128', 'small/cnn_8_16_32']
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> model.input.shape, model.output.shape, model.layers[-1].name
+        ((None, 32, 32, 3), (None, 4), 'fc')
+        >>> [x for x in keras_sdd.models.MODELS if x.startswith("imagenet/")]
+        ['imagenet/resnet18', 'imagenet/resnet34', 'imagenet/resnet50', 'imagenet/mobilenet_v1']
     """
     builder, options = MODELS[check_known("model", "name", name, MODELS, "keras_sdd.models.MODELS")]
     classes, size = FAMILIES[name.split("/")[0]]

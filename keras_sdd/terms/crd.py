@@ -51,13 +51,13 @@ class CRD(EmbeddingTerm):
 
     Examples:
         >>> term = keras_sdd.terms.CRD(num_samples=100, num_negatives=10)
-        >>> teacher, student = {"embedding": np.ones((2, 8))}, {"embedding": np.ones((2, 4))}
-        >>> term.build(*({name: x.shape for name, x in side.items()} for side in (teacher, student)))
-        >>> tuple(term.teacher_memory.shape)
-        (100, 128)
-        >>> values = term.call(teacher, student, {"labels": np.array([3, 5]), "ids": np.array([0, 99])})
-        >>> tuple(values.shape), keras.ops.convert_to_numpy(term.classes)[[0, 99]].tolist()
-        ((2,), [3, 5])
+        >>> term.build({"embedding": (None, 8)}, {"embedding": (None, 4)})  # as a distiller does
+        >>> tuple(term.teacher_memory.shape), tuple(term.embed_student.kernel.shape)
+        ((100, 128), (4, 128))
+        >>> term.check_targets({"labels": np.array([3, 5])})
+        Traceback (most recent call last):
+        ValueError: 'crd_loss' needs the number of every sample in the data set: ...
+        >>> term.check_targets({"labels": np.array([3, 5]), "ids": np.array([0, 99])})
     """
 
     needs_ids = True
