@@ -1,6 +1,7 @@
 """How far the confidence of a classifier can be trusted: NumPy, float64, outside of steps."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_sdd._checks import check_integers
 
@@ -12,7 +13,7 @@ __all__ = [
 ]
 
 
-def expected_calibration_error(labels, logits, num_bins=15):
+def expected_calibration_error(labels: ArrayLike, logits: ArrayLike, num_bins: int = 15) -> float:
     """Compute the mean distance between confidence and accuracy.
 
     Predictions are sorted into bins of equal width by their confidence, the largest probability;
@@ -43,7 +44,7 @@ def expected_calibration_error(labels, logits, num_bins=15):
     return bins.error
 
 
-def negative_log_likelihood(labels, logits):
+def negative_log_likelihood(labels: ArrayLike, logits: ArrayLike) -> float:
     """Compute the mean of -log softmax(logits)[label].
 
     Args:
@@ -89,11 +90,11 @@ class CalibrationBins:
         0.4
     """
 
-    def __init__(self, num_bins=15):
+    def __init__(self, num_bins: int = 15) -> None:
         check_integers(1, num_bins=num_bins)
         self.counts, self.confidences, self.correct = np.zeros((3, num_bins))
 
-    def add(self, confidences, correct):
+    def add(self, confidences: np.ndarray, correct: np.ndarray) -> None:
         """Count predictions: how likely each is said to be (N,), and whether it is right (N,)."""
         num_bins = len(self.counts)
         edges = np.linspace(0, 1, num_bins + 1)[1:]
@@ -103,12 +104,12 @@ class CalibrationBins:
         self.correct += np.bincount(index, correct, num_bins)
 
     @property
-    def error(self):
+    def error(self) -> float:
         """The expected calibration error of all that was added."""
         return float(np.sum(np.abs(self.correct - self.confidences)) / np.sum(self.counts))
 
 
-def log_softmax(logits):
+def log_softmax(logits: ArrayLike) -> np.ndarray:
     """Log-probabilities (..., K) of logits (..., K), in float64; NaN where one is +inf.
 
     Examples:
@@ -121,7 +122,7 @@ def log_softmax(logits):
     return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
 
 
-def check_labelled_logits(labels, logits):
+def check_labelled_logits(labels: ArrayLike, logits: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (N,) as int64 and logits (N, K) as float64.
 
     Raises:

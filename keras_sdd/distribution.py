@@ -19,12 +19,15 @@ import contextlib
 import dataclasses
 import importlib
 import os
+from collections.abc import Iterator
+from types import ModuleType
 
 import keras
 
 from keras_sdd._checks import check_number
 from keras_sdd._devices import note_prepared, note_started
 from keras_sdd.data.pipeline import keep_part
+from keras_sdd.typing import Dataset
 
 __all__ = ["Devices", "initialize"]
 
@@ -56,12 +59,12 @@ class Devices:
     splits_batches: bool = False
 
     @property
-    def is_main(self):
+    def is_main(self) -> bool:
         """Whether this process writes files and prints: one process of the run does."""
         return self.rank == 0
 
     @contextlib.contextmanager
-    def main_first(self):
+    def main_first(self) -> Iterator[None]:
         """Let the main process do a block before the others do, of which they find the results.
 
         For files that one process writes and all read, as the cells of `keras_sdd.cache_teacher`.
@@ -81,7 +84,7 @@ class Devices:
         if self.is_main and self.num_processes > 1:
             _import_engine().wait()
 
-    def prepare(self, model):
+    def prepare(self, model: keras.Model) -> keras.Model:
         """Make the devices train `model` together; to be called after every `compile`.
 
         On PyTorch it copies the weights and the optimizer's state of the main process to all, has
@@ -108,7 +111,7 @@ class Devices:
         note_prepared(model)
         return model
 
-    def leave(self):
+    def leave(self) -> None:
         """End the training together, once all processes have come here.
 
         What is loaded or built from then on is each process's own.
@@ -116,7 +119,7 @@ class Devices:
         if self.num_devices > 1:
             _import_engine().leave()
 
-    def shard(self, dataset, drop_remainder=False):
+    def shard(self, dataset: Dataset, drop_remainder: bool = False) -> Dataset:
         """Return the data set of this process: its part of every batch, in every process as many.
 
         Every process prepares whole batches and trains with its part, so all need the same data
@@ -144,7 +147,7 @@ class Devices:
         )
 
 
-def initialize(timeout=600.0):
+def initialize(timeout: float = 600.0) -> Devices:
     """Set up all devices for the model that is built next; to be called before all else.
 
     TensorFlow: `tf.distribute.MirroredStrategy` over the GPUs of this machine, or its logical CPUs;
@@ -186,5 +189,5 @@ def initialize(timeout=600.0):
     return devices
 
 
-def _import_engine():
+def _import_engine() -> ModuleType:
     return importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}_distribution")

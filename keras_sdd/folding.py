@@ -29,7 +29,7 @@ class Fold:
     after: layers.Layer | None = None
 
 
-def fold_batch_norm(model):
+def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Copy a model for inference, with its batch norms folded into the layers next to them.
 
     A batch norm is folded into the convolution or Dense layer before it, or after it where no

@@ -47,7 +47,12 @@ _OF_REGIONS = (RegionPooling, RegionNorm, RegionOperation, RegionClassifier, Log
 _DROPOUTS = ("Dropout", "GaussianDropout", "GaussianNoise")
 
 
-def expose_spatial_logits(model, feature_layer=None, classifier_layer=None, patch_tokens=False):
+def expose_spatial_logits(
+    model: keras.Model,
+    feature_layer: str | keras.layers.Layer | None = None,
+    classifier_layer: str | keras.layers.Layer | None = None,
+    patch_tokens: bool = False,
+) -> keras.Model:
     """Give a classifier a second output: the logits of every position of its last map.
 
     They are what the layers after the pooling make of a position alone. Any such layers will do;

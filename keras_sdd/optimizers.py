@@ -1,9 +1,12 @@
 """The recipes' optimizer: stochastic gradient descent as PyTorch defines it."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sdd._checks import check_number
+from keras_sdd.typing import Config, Tensor
 
 __all__ = ["SGD"]
 
@@ -43,20 +46,20 @@ class SGD(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.05,
-        momentum=0.9,
-        weight_decay=0.0,
-        nesterov=False,
-        name="sgd",
-        **kwargs,
-    ):
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.05,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        name: str = "sgd",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = check_number("momentum", momentum)
         # Not `weight_decay`: the base class would apply that, decoupled.
         self.coupled_weight_decay = check_number("weight_decay", weight_decay)
         self.nesterov = bool(nesterov)
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -64,7 +67,7 @@ class SGD(keras.optimizers.Optimizer):
         if self.momentum:
             self.momentums = self.add_optimizer_variables(variables, "momentum")
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Any) -> None:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         step = ops.cast(gradient, variable.dtype)
         if self.coupled_weight_decay:
@@ -77,7 +80,7 @@ class SGD(keras.optimizers.Optimizer):
                 step = ops.add(gradient, ops.multiply(step, self.momentum))
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {
             "momentum": self.momentum,
             "weight_decay": self.coupled_weight_decay,

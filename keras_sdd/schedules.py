@@ -1,5 +1,7 @@
 """The recipes' learning rates."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_sdd._checks import check_number
@@ -7,7 +9,9 @@ from keras_sdd._checks import check_number
 __all__ = ["step_learning_rate"]
 
 
-def step_learning_rate(initial, milestones, steps_per_epoch, factor=0.1):
+def step_learning_rate(
+    initial: float, milestones: Sequence[float], steps_per_epoch: int, factor: float = 0.1
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """A learning rate that is multiplied by `factor` at each milestone.
 
     Args:

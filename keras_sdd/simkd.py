@@ -6,9 +6,10 @@ from keras import layers
 from keras_sdd.graphs import leave_no_trace, rebuild
 from keras_sdd.networks import Network
 from keras_sdd.normalization import BatchNorm
+from keras_sdd.typing import Shape
 
 
-def reuse_classifier(teacher, student):
+def reuse_classifier(teacher: keras.Model, student: keras.Model) -> keras.Model:
     """Give a student its teacher's classifier, behind a projector of its last map.
 
     The projector, a layer named `"projector"`, is three convolutions of size 1, 3 and 1, each with
@@ -63,7 +64,7 @@ def reuse_classifier(teacher, student):
         return rebuild(student, classifier(maps), "reused")
 
 
-def _find_last(network):
+def _find_last(network: Network) -> str:
     if network.last_map is None:
         raise ValueError(
             "SimKD projects the last map (B, H, W, C) of the student to the teacher's. Received: "
@@ -72,7 +73,7 @@ def _find_last(network):
     return network.last_map
 
 
-def _find_end(teacher):
+def _find_end(teacher: keras.Model) -> tuple[keras.Model, Shape]:
     """A model from the teacher's last map to its logits, and the size of the map."""
     network = Network(teacher, frozen=True)
     maps = network.feature(_find_last(network))
@@ -86,7 +87,7 @@ def _find_end(teacher):
         ) from error
 
 
-def _find_factors(given, wanted, student):
+def _find_factors(given: Shape, wanted: Shape, student: keras.Model) -> tuple[int, ...]:
     """By how much the student's map is to be averaged, (1, 1) where it is no larger."""
     if None in (*given, *wanted):
         fits = False
@@ -103,7 +104,7 @@ def _find_factors(given, wanted, student):
     return tuple(a // b for a, b in zip(given, wanted, strict=True))
 
 
-def _make_projector(shape, channels):
+def _make_projector(shape: Shape, channels: int) -> keras.Model:
     steps = []
     for size, width in ((1, channels // 2), (3, channels // 2), (1, channels)):
         # Uniform in +-1 / sqrt(fan in), as PyTorch has it.

@@ -4,6 +4,9 @@ A pipeline is a pure function of its seed and its epoch: order and augmentation 
 depend on the epochs before, so a resumed run reads what an unbroken one reads.
 """
 
+import os
+from typing import Any
+
 import keras
 
 from keras_sdd._checks import check_integers, check_known, check_word
@@ -15,12 +18,13 @@ from keras_sdd.data.lazy import import_module
 from keras_sdd.data.own_arrays import describe_arrays
 from keras_sdd.data.pipeline import FollowEpochs, build_pipeline, make_finish
 from keras_sdd.data.synthetic import open_synthetic
+from keras_sdd.typing import Dataset
 
 _IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 # Name: how to open it, what it holds, its name and splits in TensorFlow Datasets, its recipe.
 # `input_shape` is that of an image as handed out, channels last; `augmentation` is in words.
-DATASETS: dict[str, dict] = {
+DATASETS: dict[str, dict[str, Any]] = {
     "cifar100": {
         "open": open_cifar100,
         "num_classes": 100,
@@ -73,25 +77,25 @@ DATASETS: dict[str, dict] = {
 
 
 def load(
-    name,
-    split,
-    batch_size=64,
-    seed=0,
-    augment=None,
-    shuffle=None,
-    with_ids=False,
-    dtype="float32",
-    data_dir=None,
-    num_examples=None,
-    image_size=None,
-    drop_remainder=False,
-    first_epoch=0,
-    num_classes=None,
-    data_format=None,
-    validation_examples=0,
-    validation_seed=0,
-    labelled_examples=None,
-):
+    name: str | os.PathLike[str],
+    split: str,
+    batch_size: int = 64,
+    seed: int = 0,
+    augment: bool | None = None,
+    shuffle: bool | None = None,
+    with_ids: bool = False,
+    dtype: str = "float32",
+    data_dir: str | os.PathLike[str] | None = None,
+    num_examples: int | None = None,
+    image_size: int | None = None,
+    drop_remainder: bool = False,
+    first_epoch: int = 0,
+    num_classes: int | None = None,
+    data_format: str | None = None,
+    validation_examples: int = 0,
+    validation_seed: int = 0,
+    labelled_examples: int | None = None,
+) -> Dataset:
     """Load a split of a data set with its recipe's augmentation and normalization.
 
     Every pass over the result is an epoch with its own order and augmentation, a function of `seed`
@@ -187,7 +191,7 @@ def load(
     return build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish)
 
 
-def find_spec(name):
+def find_spec(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what `DATASETS` says of a data set, or what an `.npz` file of one's own holds.
 
     Raises:
@@ -204,7 +208,9 @@ def find_spec(name):
     return DATASETS[check_known("data set", "name", name, DATASETS, "keras_sdd.data.DATASETS")]
 
 
-def normalization(name, data_format=None):
+def normalization(
+    name: str | os.PathLike[str], data_format: str | None = None
+) -> keras.layers.Normalization:
     """Return the layer that normalizes the raw images of `load(name, dtype="uint8")`.
 
     Put before a model, it gives what `dtype="float32"` gives.
@@ -237,7 +243,7 @@ def normalization(name, data_format=None):
     )
 
 
-def _check_held_out(available, validation_examples):
+def _check_held_out(available: int, validation_examples: int) -> None:
     if available <= validation_examples:
         raise ValueError(
             f"{available} training images leave none to train on; hold out fewer. Received: "
@@ -245,7 +251,9 @@ def _check_held_out(available, validation_examples):
         )
 
 
-def _check_amount(available, needed, batch_size, drop_remainder):
+def _check_amount(
+    available: int, needed: int | None, batch_size: int, drop_remainder: bool
+) -> None:
     if needed is not None and available < needed:
         raise ValueError(f"The split has {available} examples. Received: num_examples={needed}")
     if drop_remainder and available < batch_size:

@@ -8,6 +8,7 @@ import keras
 from keras_sdd._checks import describe
 from keras_sdd.data import augmentation
 from keras_sdd.data.lazy import tf
+from keras_sdd.typing import Dataset
 
 
 class EpochCounter:
@@ -43,7 +44,7 @@ class FollowEpochs(keras.callbacks.Callback):
         True
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Dataset) -> None:
         super().__init__()
         counter = getattr(dataset, "epoch_counter", None)
         if not isinstance(counter, EpochCounter):
@@ -53,7 +54,7 @@ class FollowEpochs(keras.callbacks.Callback):
             )
         self.counter = counter
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.counter.epoch = epoch
 
 

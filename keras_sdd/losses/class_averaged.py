@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_sdd.losses.base import Configurable, as_cells, check_logit_loss
+from keras_sdd.losses.base import Configurable, LogitLoss, as_cells, check_logit_loss
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -45,16 +46,16 @@ class ClassAveraged(Configurable):
         0.2747
     """
 
-    def __init__(self, loss, merge=True):
+    def __init__(self, loss: LogitLoss, merge: bool = True) -> None:
         self.loss = check_logit_loss(loss)
         self.merge = bool(merge)
 
     @property
-    def relates_samples(self):
+    def relates_samples(self) -> bool:
         """Whether a sample's value depends on the others of its batch."""
         return self.loss.relates_samples
 
-    def __call__(self, labels, teacher_cells, student_cells):
+    def __call__(self, labels: Tensor, teacher_cells: Tensor, student_cells: Tensor) -> Tensor:
         """Compute the loss of every sample.
 
         Args:

@@ -6,6 +6,7 @@ from keras import ops
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import LogitLoss, repeat_for_samples, soften
 from keras_sdd.losses.batch_relation import multiply_samples
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -32,10 +33,10 @@ class ClassRelation(LogitLoss):
 
     relates_samples = True
 
-    def __init__(self, temperature=4.0):
+    def __init__(self, temperature: float = 4.0) -> None:
         self.temperature = check_number("temperature", temperature, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         teacher, student = (
             ops.softmax(soften(x, self.temperature)) for x in (teacher_logits, student_logits)
         )
@@ -43,7 +44,7 @@ class ClassRelation(LogitLoss):
         return repeat_for_samples(loss, labels)
 
 
-def compare_classes(gap, total, across):
+def compare_classes(gap: Tensor, total: Tensor, across: Tensor) -> Tensor:
     """|P' P - Q' Q|^2 / K (...) from what `multiply_samples` gives."""
     # P' P - Q' Q is half of D' S and its transpose. The trace of its square, turned round, needs
     # matrices (B, B) in place of (K, K), which are large with 1000 classes.

@@ -12,6 +12,7 @@ from keras_sdd.losses.base import (
     split_target,
     target_mask,
 )
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -37,12 +38,12 @@ class DKD(LogitLoss):
         4.3944
     """
 
-    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0):
+    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         self.alpha = check_number("alpha", alpha)
         self.beta = check_number("beta", beta)
         self.temperature = check_number("temperature", temperature, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         num_classes = student_logits.shape[-1]
         mask = target_mask(labels, num_classes)
         teacher, teacher_others = split_target(soften(teacher_logits, self.temperature), mask)

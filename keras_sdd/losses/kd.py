@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import LogitLoss, divergence, soften
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -27,10 +28,10 @@ class KD(LogitLoss):
         0.1308
     """
 
-    def __init__(self, temperature=4.0):
+    def __init__(self, temperature: float = 4.0) -> None:
         self.temperature = check_number("temperature", temperature, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         teacher = ops.log_softmax(soften(teacher_logits, self.temperature))
         student = ops.log_softmax(soften(student_logits, self.temperature))
         return self.temperature**2 * divergence(teacher, student)

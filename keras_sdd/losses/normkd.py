@@ -6,6 +6,7 @@ from keras import ops
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import LogitLoss, divergence, soften
 from keras_sdd.losses.standardized import standardize
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -31,10 +32,10 @@ class NormKD(LogitLoss):
         4.602
     """
 
-    def __init__(self, factor=2.0):
+    def __init__(self, factor: float = 2.0) -> None:
         self.factor = check_number("factor", factor, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         (teacher, std), (student, _) = map(standardize, (teacher_logits, student_logits))
         teacher, student = (ops.log_softmax(soften(x, self.factor)) for x in (teacher, student))
         return (self.factor * ops.squeeze(std, -1)) ** 2 * divergence(teacher, student)

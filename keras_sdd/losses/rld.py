@@ -13,6 +13,7 @@ from keras_sdd.losses.base import (
     split_target,
     target_mask,
 )
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -41,7 +42,13 @@ class RLD(LogitLoss):
         0.0201
     """
 
-    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, confidence_temperature=1.0):
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        temperature: float = 4.0,
+        confidence_temperature: float = 1.0,
+    ) -> None:
         self.alpha = check_number("alpha", alpha)
         self.beta = check_number("beta", beta)
         self.temperature = check_number("temperature", temperature, positive=True)
@@ -49,21 +56,21 @@ class RLD(LogitLoss):
             "confidence_temperature", confidence_temperature, positive=True
         )
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         num_classes = student_logits.shape[-1]
         mask = target_mask(labels, num_classes)
         loss = self.alpha * self._compare_confidence(teacher_logits, student_logits, mask)
         loss = loss + self.beta * self._compare_others(teacher_logits, student_logits, mask)
         return loss * nan_outside(labels, num_classes)
 
-    def _compare_confidence(self, teacher, student, mask):
+    def _compare_confidence(self, teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
         likeliest = target_mask(ops.cast(ops.argmax(teacher, axis=-1), "int32"), teacher.shape[-1])
         temperature = self.confidence_temperature
         teacher, _ = split_target(soften(teacher, temperature), likeliest)
         student, _ = split_target(soften(student, temperature), mask)
         return temperature**2 * binary_divergence(teacher, student)
 
-    def _compare_others(self, teacher, student, mask):
+    def _compare_others(self, teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
         label_logit = ops.sum(ops.where(mask, teacher, 0.0), axis=-1, keepdims=True)
         # A compiler that computes the label's logit twice may find one rounding below the other.
         below = ops.logical_and(teacher < label_logit, ops.logical_not(mask))

@@ -1,9 +1,12 @@
 """Several logit losses as one."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_sdd._checks import check_numbers
 from keras_sdd.losses.base import LogitLoss, check_logit_loss
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -29,7 +32,7 @@ class Sum(LogitLoss):
         0.3706
     """
 
-    def __init__(self, losses, weights=None):
+    def __init__(self, losses: Sequence[LogitLoss], weights: Sequence[float] | None = None) -> None:
         self.losses = tuple(losses) if isinstance(losses, (list, tuple)) else (losses,)
         if not self.losses:
             raise ValueError("A sum needs one loss or more. Received: losses=()")
@@ -40,7 +43,7 @@ class Sum(LogitLoss):
         self.weights = weights
         self.relates_samples = any(loss.relates_samples for loss in self.losses)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         weights = self.weights or [1.0] * len(self.losses)
         return sum(
             weight * loss(labels, teacher_logits, student_logits)

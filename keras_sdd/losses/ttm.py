@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import LogitLoss, divergence, soften
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -29,9 +30,9 @@ class TTM(LogitLoss):
         0.1308
     """
 
-    def __init__(self, power=0.1):
+    def __init__(self, power: float = 0.1) -> None:
         self.power = check_number("power", power, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         teacher = ops.log_softmax(soften(teacher_logits, 1.0 / self.power))
         return divergence(teacher, ops.log_softmax(student_logits))

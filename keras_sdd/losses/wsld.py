@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import LogitLoss, nan_outside, soften, target_mask
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -29,10 +30,10 @@ class WSLD(LogitLoss):
         0.6309
     """
 
-    def __init__(self, temperature=4.0):
+    def __init__(self, temperature: float = 4.0) -> None:
         self.temperature = check_number("temperature", temperature, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         num_classes = student_logits.shape[-1]
         mask = target_mask(labels, num_classes)
         teacher, student = (soften(x, 1.0) for x in (teacher_logits, student_logits))

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import LogitLoss, divergence
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -28,10 +29,10 @@ class WTTM(LogitLoss):
         0.1655
     """
 
-    def __init__(self, power=0.2):
+    def __init__(self, power: float = 0.2) -> None:
         self.power = check_number("power", power, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         powers = self.power * ops.log_softmax(teacher_logits)
         total = ops.logsumexp(powers, axis=-1, keepdims=True)
         loss = divergence(powers - total, ops.log_softmax(student_logits))

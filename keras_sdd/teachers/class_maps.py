@@ -1,6 +1,8 @@
 """Teachers of other classes than the student's, or of the same in another order."""
 
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from keras_sdd._checks import find_near
 from keras_sdd.graphs import rebuild
 from keras_sdd.heads import check_classifier, class_logits, find_logits, is_exposed
 from keras_sdd.regions import LinearLayer, RegionClassifier
+from keras_sdd.typing import Config, Shape, Tensor
 
 
 def select_classes(
@@ -70,21 +73,21 @@ def select_classes(
 class ClassSelection(LinearLayer):
     """Some of the logits (..., K), by their indices."""
 
-    def __init__(self, indices, **kwargs):
+    def __init__(self, indices: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.indices = tuple(indices)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return ops.take(inputs, np.array(self.indices, "int32"), axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], len(self.indices))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {"indices": self.indices}
 
 
-def _find_indices(indices, names, num_classes):
+def _find_indices(indices: Any, names: Any, num_classes: int) -> list[int]:
     """Return the numbers of the chosen classes."""
     chosen = list(indices)
     if names is not None:
@@ -107,7 +110,7 @@ def _find_indices(indices, names, num_classes):
     return chosen
 
 
-def _look_up(chosen, names, num_classes):
+def _look_up(chosen: list[Any], names: list[str], num_classes: int) -> list[int]:
     if len(names) != num_classes:
         raise ValueError(
             f"`names` must be those of all {num_classes} classes of the model. Received: "

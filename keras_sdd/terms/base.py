@@ -1,6 +1,7 @@
 """A term of the loss: what it reads of both networks, and what it makes of that."""
 
 import re
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -8,6 +9,8 @@ from keras import layers, ops
 from keras_sdd import _backend
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import Configurable, average, check_saving
+from keras_sdd.networks import Network
+from keras_sdd.typing import Config, Shape, Tensor
 
 
 class Term(Configurable, layers.Layer):
@@ -61,7 +64,7 @@ class Term(Configurable, layers.Layer):
     storable = True
     needs_ids = False
 
-    def __init__(self, weight=1.0, warmup_steps=0, name=None):
+    def __init__(self, weight: float = 1.0, warmup_steps: int = 0, name: str | None = None) -> None:
         super().__init__(name=name or _name_after(type(self)), dtype="float32")
         self._weight = add_scalar(self, "weight", check_number("weight", weight))
         self._warmup_steps = check_number("warmup_steps", warmup_steps)
@@ -69,22 +72,22 @@ class Term(Configurable, layers.Layer):
         self._tracker_of_loss = keras.metrics.Mean(name=self.name)
 
     @property
-    def weight(self):
+    def weight(self) -> keras.Variable:
         return self._weight
 
     @weight.setter
-    def weight(self, value):
+    def weight(self, value: float) -> None:
         self._weight.assign(check_number("weight", value))
 
     @property
-    def warmup_steps(self):
+    def warmup_steps(self) -> float:
         """Number of steps over which the weight grows; fixed, as it is part of the program."""
         return self._warmup_steps
 
-    def choose(self, teacher, student):
+    def choose(self, teacher: Network, student: Network) -> None:
         """Look at both networks, before either is read."""
 
-    def read(self, network):
+    def read(self, network: Network) -> dict[str, Tensor]:
         """Choose what the term reads of a network, both alike; or write the two methods below.
 
         Args:
@@ -98,18 +101,20 @@ class Term(Configurable, layers.Layer):
             "`read_student(network)`."
         )
 
-    def read_teacher(self, network):
+    def read_teacher(self, network: Network) -> dict[str, Tensor]:
         """Choose what the term reads of the teacher."""
         return self.read(network)
 
-    def read_student(self, network):
+    def read_student(self, network: Network) -> dict[str, Tensor]:
         """Choose what the term reads of the student."""
         return self.read(network)
 
-    def build(self, teacher_shapes, student_shapes):
+    def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
         """Make what the term learns or remembers, from dicts of name to shape."""
 
-    def call(self, teacher, student, targets):
+    def call(
+        self, teacher: dict[str, Tensor], student: dict[str, Tensor], targets: dict[str, Any]
+    ) -> Tensor:
         """Compute the term, unweighted.
 
         Args:
@@ -123,7 +128,7 @@ class Term(Configurable, layers.Layer):
             f"{type(self).__name__} must implement `call(teacher, student, targets)`."
         )
 
-    def check_targets(self, targets):
+    def check_targets(self, targets: dict[str, Any]) -> None:
         """Raise a ValueError if the targets of a first batch, a dict of arrays, will not do."""
         if self.needs_ids and "ids" not in targets:
             raise ValueError(
@@ -132,17 +137,24 @@ class Term(Configurable, layers.Layer):
                 f"with_ids=True. Received: targets {sorted(targets)}"
             )
 
-    def find_teacher_logits(self, teacher):
+    def find_teacher_logits(self, teacher: dict[str, Tensor]) -> Tensor:
         """The teacher's logits (B, K) of the whole image, if they are in what the term reads.
 
         They stand in for labels that are missing.
         """
 
-    def identify_reading(self):
+    def identify_reading(self) -> dict[str, Any]:
         """What tells the teacher's part from that of another term like it, for a cache on disk."""
         return {}
 
-    def compute(self, teacher, student, targets, sample_weight, batch_size):
+    def compute(
+        self,
+        teacher: dict[str, Tensor],
+        student: dict[str, Tensor],
+        targets: dict[str, Any],
+        sample_weight: Tensor,
+        batch_size: Tensor,
+    ) -> Tensor:
         """The weighted term of a training step, averaged over the batch and logged: ()."""
         values = ops.cast(self(teacher, student, targets, training=True), "float32")
         if len(values.shape) > 1:
@@ -156,7 +168,7 @@ class Term(Configurable, layers.Layer):
         self._tracker_of_loss.update_state(replicas * loss, batch_size)
         return loss
 
-    def _advance(self):
+    def _advance(self) -> Tensor:
         """Count a step and return its part of the weight."""
         if not self._warmup_steps:
             return 1.0
@@ -164,15 +176,15 @@ class Term(Configurable, layers.Layer):
         self._warmup_step.assign(step)
         return step / self._warmup_steps
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         return config | ({"weight": to_number(self._weight)} if "weight" in config else {})
 
-    def get_build_config(self):
+    def get_build_config(self) -> None:
         return None  # the distiller builds its terms, from its two models
 
 
-def check_terms(terms):
+def check_terms(terms: Any) -> tuple[Term, ...]:
     """The terms as a tuple, if they can stand side by side in a new distiller."""
     terms = tuple(terms) if isinstance(terms, (list, tuple)) else (terms,)
     if not terms or not all(isinstance(term, Term) for term in terms):
@@ -194,7 +206,7 @@ def check_terms(terms):
     return terms
 
 
-def check_reading(term, read):
+def check_reading(term: Term, read: Any) -> dict[str, Tensor]:
     """Return what a term reads, if it is a dict of symbolic tensors."""
     if not isinstance(read, dict) or not all(map(keras.utils.is_keras_tensor, read.values())):
         raise ValueError(
@@ -204,7 +216,7 @@ def check_reading(term, read):
     return read
 
 
-def add_scalar(layer, name, value):
+def add_scalar(layer: keras.layers.Layer, name: str, value: float) -> keras.Variable:
     """Give a layer a number that callbacks may change: part of a step's state, not its program."""
     return layer.add_weight(
         name=name, initializer=keras.initializers.Constant(value), trainable=False,
@@ -212,12 +224,12 @@ def add_scalar(layer, name, value):
     )  # fmt: skip
 
 
-def to_number(variable):
+def to_number(variable: keras.Variable) -> float:
     """The shortest number that a float32 variable rounds to: 0.9, not 0.8999999761581421."""
     return float(str(ops.convert_to_numpy(variable)))
 
 
-def _name_after(cls):
+def _name_after(cls: type) -> str:
     """`EmbeddingDistance` to `embedding_distance_loss`: the same in every process."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__)
     return f"{words.lower().strip('_')}_loss"

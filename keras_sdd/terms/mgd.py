@@ -4,8 +4,10 @@ import keras
 from keras import layers, ops
 
 from keras_sdd._checks import check_number
+from keras_sdd.networks import Network
 from keras_sdd.pooling import check_size
 from keras_sdd.terms.features import FeatureTerm, check_single_pair
+from keras_sdd.typing import LayerPairs, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -45,13 +47,13 @@ class MGD(FeatureTerm):
 
     def __init__(
         self,
-        mask_ratio=0.15,
-        seed=None,
-        layers=None,
-        weight=7e-5,
-        warmup_steps=0,
-        name="mgd_loss",
-    ):
+        mask_ratio: float = 0.15,
+        seed: int | None = None,
+        layers: LayerPairs | None = None,
+        weight: float = 7e-5,
+        warmup_steps: int = 0,
+        name: str = "mgd_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
         check_single_pair("MGD", self.layers)
         self.mask_ratio = check_number("mask_ratio", mask_ratio)
@@ -60,11 +62,11 @@ class MGD(FeatureTerm):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def read_student(self, network):
+    def read_student(self, network: Network) -> dict[str, Tensor]:
         network.check_places("maps")
         return super().read_student(network)
 
-    def build(self, teacher_shapes, student_shapes):
+    def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
         teacher_shape, student_shape = (tuple(x["map0"]) for x in (teacher_shapes, student_shapes))
         *size, channels = check_size(teacher_shape)
         *student_size, student_channels = check_size(student_shape)
@@ -87,19 +89,19 @@ class MGD(FeatureTerm):
         self.generate1.build(teacher_shape)
         self.generate2.build(teacher_shape)
 
-    def draw_mask(self, batch_size, channels):
+    def draw_mask(self, batch_size: Tensor, channels: int) -> Tensor:
         """Draw ones for the channels that are kept and zeros for the others: (B, 1, 1, C)."""
         ones = ops.ones((batch_size, 1, 1, channels), "float32")
         # Dropout, as uniform numbers cost a wait for the device on PyTorch.
         kept = keras.random.dropout(ones, self.mask_ratio, seed=self.seed_generator) > 0
         return ops.cast(kept, "float32")
 
-    def generate(self, student_map, mask):
+    def generate(self, student_map: Tensor, mask: Tensor) -> Tensor:
         """(B, H, W, C') to the teacher's (B, H, W, C), of the channels that the mask keeps."""
         aligned = student_map if self.align is None else self.align(student_map)
         return self.generate2(ops.relu(self.generate1(aligned * mask)))
 
-    def compare(self, teacher_map, student_map, mask=None):
+    def compare(self, teacher_map: Tensor, student_map: Tensor, mask: Tensor = None) -> Tensor:
         teacher, student = (ops.cast(x, "float32") for x in (teacher_map, student_map))
         if not self.built:
             self.build({"map0": teacher.shape}, {"map0": student.shape})

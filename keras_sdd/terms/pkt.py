@@ -6,6 +6,7 @@ from keras import ops
 from keras_sdd.terms.features import EmbeddingTerm
 from keras_sdd.terms.lengths import to_unit_length
 from keras_sdd.terms.sp import flatten
+from keras_sdd.typing import LayerPairs, Tensor
 
 EPSILON = 1e-7
 
@@ -39,10 +40,16 @@ class PKT(EmbeddingTerm):
 
     relates_samples = True
 
-    def __init__(self, layers=None, weight=30000.0, warmup_steps=0, name="pkt_loss"):
+    def __init__(
+        self,
+        layers: LayerPairs | None = None,
+        weight: float = 30000.0,
+        warmup_steps: int = 0,
+        name: str = "pkt_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
 
-    def compare(self, teacher_map, student_map):
+    def compare(self, teacher_map: Tensor, student_map: Tensor) -> Tensor:
         teacher, student = (find_neighbours(x) for x in (teacher_map, student_map))
         # Rows sum to 1, so that P log(P / Q) - P + Q has the same sum. None of these is negative,
         # while P log(P / Q) are of both signs and cancel to the last digits of float32.
@@ -51,7 +58,7 @@ class PKT(EmbeddingTerm):
         return ops.mean(values, axis=-1)
 
 
-def find_neighbours(features):
+def find_neighbours(features: Tensor) -> Tensor:
     """Of every sample the others by likeness, rows that sum to 1: (B, B)."""
     units = to_unit_length(flatten(features))
     likeness = (ops.matmul(units, ops.transpose(units)) + 1.0) / 2.0

@@ -6,6 +6,7 @@ from keras import ops
 from keras_sdd._checks import check_number
 from keras_sdd.terms.features import EmbeddingTerm
 from keras_sdd.terms.sp import flatten
+from keras_sdd.typing import LayerPairs, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -46,25 +47,25 @@ class RKD(EmbeddingTerm):
 
     def __init__(
         self,
-        distance_weight=25.0,
-        angle_weight=50.0,
-        layers=None,
-        weight=1.0,
-        warmup_steps=0,
-        name="rkd_loss",
-    ):
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        layers: LayerPairs | None = None,
+        weight: float = 1.0,
+        warmup_steps: int = 0,
+        name: str = "rkd_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
         self.distance_weight = check_number("distance_weight", distance_weight)
         self.angle_weight = check_number("angle_weight", angle_weight)
 
-    def compare(self, teacher_map, student_map):
+    def compare(self, teacher_map: Tensor, student_map: Tensor) -> Tensor:
         teacher, student = (relate_samples(flatten(x)) for x in (teacher_map, student_map))
         distance = ops.mean(huber(teacher[0] - student[0]), axis=-1)
         angle = ops.mean(huber(teacher[1] - student[1]), axis=(1, 2))
         return self.distance_weight * distance + self.angle_weight * angle
 
 
-def relate_samples(vectors):
+def relate_samples(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Distances (B, B) over the mean one, and cosines (B, B, B), of float32 vectors (B, C)."""
     # Differences, as distances from products of large vectors lose the digits of small ones.
     gaps = ops.expand_dims(vectors, 0) - ops.expand_dims(vectors, 1)
@@ -82,7 +83,7 @@ def relate_samples(vectors):
     return distances / ops.where(mean > 0, mean, 1.0), cosines
 
 
-def huber(gap):
+def huber(gap: Tensor) -> Tensor:
     """Half the square of gaps up to 1, and of slope 1 beyond."""
     size = ops.abs(gap)
     return ops.where(size < 1, 0.5 * gap**2, size - 0.5)
