@@ -33,11 +33,6 @@ def cache_teacher(
     the same: without random augmentation, or with a fixed set of views, each with an id of its
     own. That is checked, in this pass and for every image that is trained on.
 
-    ```python
-    train = keras_sdd.data.load("cifar100", "train", augment=False, with_ids=True)
-    distiller.fit(keras_sdd.cache_teacher(distiller, train, "cells"), epochs=30)
-    ```
-
     Args:
         distiller: a `Distiller`; its teacher and what its terms read of it are the cache's.
         dataset: a finite `tf.data.Dataset`, `keras.utils.PyDataset` or PyTorch `DataLoader` of

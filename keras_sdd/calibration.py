@@ -80,6 +80,9 @@ class CalibrationBins:
         confidences: sums (M,) of their confidence.
         correct: how many (M,) were right.
 
+    Raises:
+        ValueError: if `num_bins` is not a positive integer.
+
     Examples:
         >>> bins = keras_sdd.calibration.CalibrationBins(num_bins=2)
         >>> bins.add(np.array([0.4, 0.9]), np.array([True, True]))  # of a batch
@@ -95,7 +98,12 @@ class CalibrationBins:
         self.counts, self.confidences, self.correct = np.zeros((3, num_bins))
 
     def add(self, confidences: np.ndarray, correct: np.ndarray) -> None:
-        """Count predictions: how likely each is said to be (N,), and whether it is right (N,)."""
+        """Count predictions: how likely each is said to be (N,), and whether it is right (N,).
+
+        Args:
+            confidences: floats (N,) from 0 to 1, the largest probability of each prediction.
+            correct: booleans (N,), whether it is the label.
+        """
         num_bins = len(self.counts)
         edges = np.linspace(0, 1, num_bins + 1)[1:]
         index = np.minimum(np.searchsorted(edges, confidences), num_bins - 1)  # NaN: the last bin
@@ -111,6 +119,12 @@ class CalibrationBins:
 
 def log_softmax(logits: ArrayLike) -> np.ndarray:
     """Log-probabilities (..., K) of logits (..., K), in float64; NaN where one is +inf.
+
+    Args:
+        logits: floats (..., K).
+
+    Returns:
+        float64 array (..., K).
 
     Examples:
         >>> np.exp(keras_sdd.calibration.log_softmax(np.log([[1.0, 3.0]]))).round(4).tolist()

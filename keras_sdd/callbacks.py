@@ -17,18 +17,6 @@ class SaveStudent(keras.callbacks.ModelCheckpoint):
     What it writes is the student as it was given, trained so far: `keras.saving.load_model` reads
     it without this library. To go on with a run later, save the distiller by Keras's own callback.
 
-    ```python
-    distiller.fit(
-        train,
-        validation_data=validation,
-        callbacks=[
-            keras_sdd.callbacks.SaveStudent(
-                "best.keras", monitor="val_accuracy", save_best_only=True
-            )
-        ],
-    )
-    ```
-
     Args:
         *args, **kwargs: as of `keras.callbacks.ModelCheckpoint`: `filepath`, `monitor`,
             `save_best_only`, `save_weights_only`, `mode`, `save_freq` and others.

@@ -100,6 +100,9 @@ def to_torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     Returns:
         dict of entry name to NumPy array, in PyTorch's layout and without batch counters.
 
+    Raises:
+        ValueError: if `model` is none of `keras_sdd.models.build`.
+
     Examples:
         >>> model = keras_sdd.models.build("small/cnn_8_16_32")
         >>> state_dict = keras_sdd.converters.to_torch_state_dict(model)

@@ -148,6 +148,7 @@ class Distiller(keras.Model):
 
     @property
     def student_loss_weight(self) -> keras.Variable:
+        """The weight of the loss on the labels, a scalar variable."""
         return self._student_loss_weight
 
     @student_loss_weight.setter
@@ -155,7 +156,15 @@ class Distiller(keras.Model):
         self._student_loss_weight.assign(check_number("student_loss_weight", value))
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        """Class logits (B, K) of the student; in training, a dict with what the terms read too."""
+        """Class logits (B, K) of the student; in training, a dict with what the terms read too.
+
+        Args:
+            inputs: images (B, ...).
+            training: whether it is a training step's.
+
+        Returns:
+            Tensor (B, K); in training `{"logits": (B, K), TERM: {NAME: tensor}}`.
+        """
         outputs = self._view.selection(inputs, training=training)
         return outputs if training else outputs["logits"]
 
@@ -225,6 +234,21 @@ class Distiller(keras.Model):
         """Train the student, as `keras.Model.fit` does; the first batch is looked at before.
 
         Without labels, `fit(x)`, it trains on the teacher alone.
+
+        Args:
+            x, y: arrays, or in `x` a data set, as in Keras. Targets are labels (B,), (B, 1) or
+                (B, K), or a dict of `"labels"` and what terms ask for.
+            batch_size, epochs, verbose, callbacks: as in Keras.
+            validation_split, validation_data, shuffle: as in Keras.
+            class_weight: dict of class to the weight of its samples, whatever form labels have.
+            **kwargs: further arguments of `keras.Model.fit`.
+
+        Returns:
+            `keras.callbacks.History`.
+
+        Raises:
+            ValueError: for labels that are none of [0, K), or targets that lack what a term needs.
+            RuntimeError: if several devices are set up that do not know of it.
         """
         if self.compiled:
             check_prepared(self)
@@ -257,7 +281,15 @@ class Distiller(keras.Model):
         class_weight: dict[int, float] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """Train on one batch, as `keras.Model.train_on_batch` does."""
+        """Train on one batch, as `keras.Model.train_on_batch` does.
+
+        Args:
+            x, y, sample_weight, return_dict: as in Keras; `y` as for `fit`.
+            class_weight: as for `fit`.
+
+        Returns:
+            The logs, as in Keras.
+        """
         self._weigh_classes(class_weight)
         self._has_labels = self._find_labels(y) is not None
         if self.train_function is None:
@@ -348,7 +380,18 @@ class Distiller(keras.Model):
         sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
-        """The total loss; `y` and `y_pred` are dicts in training, labels and logits otherwise."""
+        """The total loss; `y` and `y_pred` are dicts in training, labels and logits otherwise.
+
+        Args:
+            x: not used.
+            y: targets; see `name_targets`.
+            y_pred: what `call` gives.
+            sample_weight: (B,), or None.
+            training: not used: `y_pred` tells.
+
+        Returns:
+            Scalar tensor.
+        """
         targets, sample_weight = self.name_targets(y), _weights(sample_weight)
         labels = targets.get("labels")
         if not isinstance(y_pred, dict):
@@ -387,7 +430,14 @@ class Distiller(keras.Model):
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
     ) -> dict[str, Any]:
-        """Update the metrics of `compile` with labels and logits, and collect all results."""
+        """Update the metrics of `compile` with labels and logits, and collect all results.
+
+        Args:
+            x, y, y_pred, sample_weight: as for `compute_loss`.
+
+        Returns:
+            Dict of name to value.
+        """
         training = isinstance(y_pred, dict)
         logits = y_pred["logits"] if training else y_pred
         labels = self.name_targets(y).get("labels")
@@ -398,7 +448,14 @@ class Distiller(keras.Model):
         return results if training else self._without_training(results)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the student, as `keras.Model.evaluate` does."""
+        """Evaluate the student, as `keras.Model.evaluate` does.
+
+        Args:
+            *args, **kwargs: of `keras.Model.evaluate`.
+
+        Returns:
+            The loss on the labels and the metrics of `compile`, as in Keras.
+        """
         self._evaluates = True
         try:
             return super().evaluate(*args, **kwargs)
@@ -428,7 +485,14 @@ class Distiller(keras.Model):
         return {name: value for name, value in results.items() if name not in trained}
 
     def name_targets(self, y: Tensor) -> dict[str, Any]:
-        """The targets of a step as a dict: labels alone, or what the data set calls by name."""
+        """The targets of a step as a dict: labels alone, or what the data set calls by name.
+
+        Args:
+            y: labels, a dict, or None.
+
+        Raises:
+            ValueError: for a dict without labels and without what the teacher gives.
+        """
         targets = y if isinstance(y, dict) else {} if y is None else {"labels": y}
         unlabelled = {"ids", "teacher", "teacher_cells"}
         if "labels" not in targets and not targets.keys() <= unlabelled:

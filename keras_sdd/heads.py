@@ -58,12 +58,6 @@ def expose_spatial_logits(
     They are what the layers after the pooling make of a position alone. Any such layers will do;
     a final softmax is stripped. All weights are shared with `model`, none copied.
 
-    ```python
-    model = keras.applications.MobileNetV3Small(weights=None, input_shape=(64, 64, 3), classes=10)
-    exposed = keras_sdd.expose_spatial_logits(model)
-    assert exposed.output["spatial_logits"].shape == (None, 2, 2, 10)
-    ```
-
     Args:
         model: a built functional or Sequential Keras classifier with one output (B, K), or a
             functional model whose outputs are `{"logits", "spatial_logits"}` already.

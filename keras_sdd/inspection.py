@@ -131,10 +131,6 @@ def inspect_cells(
 
     Nothing is trained. Sums are kept, not cells, so that a data set of any size can be read.
 
-    ```python
-    print(keras_sdd.inspect_cells(teacher, (x_validation, y_validation)))
-    ```
-
     Args:
         teacher: a classifier as `SDDDistiller` takes it.
         dataset: arrays `(x, y)`, or a finite iterable of batches (images, labels), as a

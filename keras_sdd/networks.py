@@ -109,6 +109,13 @@ class Network:
         Regions are pooled first and classified after, N for H * W positions, by the model's own
         pooling and head. With `scales` (1,) any head will do: the one cell is the logits.
 
+        Args:
+            scales: the scales M, different positive integers.
+            pooling: as for `keras_sdd.pool_cells`.
+
+        Returns:
+            Symbolic tensor (B, N, K), N the sum of m * m.
+
         Raises:
             ValueError: if regions have no logits, with the layer in the way and the remedy.
         """
@@ -121,6 +128,9 @@ class Network:
         """Raise a ValueError if the network moves pixels at random in training.
 
         Teacher and student see different places then. `what` is compared of them, for the message.
+
+        Args:
+            what: `"maps"` or `"regions"`.
         """
         if self._frozen:
             return
@@ -163,6 +173,9 @@ class Network:
             layer: its name, or the end of its path, as in `"backbone/conv1"`, where several
                 layers have that name; or the layer.
 
+        Returns:
+            Symbolic tensor (B, ...).
+
         Raises:
             ValueError: if there is no such layer, or several, or it is called several times.
         """
@@ -198,7 +211,14 @@ class Network:
         return find_stages(self.source, self._channels_first)
 
     def select(self, outputs: dict[str, Any]) -> keras.Model:
-        """Make one model of all tensors in a nested dict, on the network's inputs: `selection`."""
+        """Make one model of all tensors in a nested dict, on the network's inputs: `selection`.
+
+        Args:
+            outputs: symbolic tensors that were read of this network, in a nested dict.
+
+        Returns:
+            A functional model from the network's inputs to these tensors.
+        """
         self.selection = rebuild(self.source, outputs, "network")
         return self.selection
 

@@ -26,6 +26,7 @@ class SGD(keras.optimizers.Optimizer):
         momentum: 0 or greater.
         weight_decay: coefficient of w in the gradient, 0 or greater.
         nesterov: whether the step looks ahead, w = w - learning_rate * (g + momentum * v).
+        name: of the optimizer.
         **kwargs: of `keras.optimizers.Optimizer`, for example `global_clipnorm`. Gradients are
             clipped before the decay is added.
 

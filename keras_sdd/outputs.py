@@ -32,12 +32,7 @@ def cache_outputs(
 ) -> Dataset:
     """Compute once what any teacher gives for the images of a data set, and give it to the set.
 
-    The teacher may be of any framework. In a distiller a `keras_sdd.StoredTeacher` stands for it:
-
-    ```python
-    train = keras_sdd.cache_outputs(function, (x_train, y_train), "cells", scales=(1, 2, 4))
-    distiller = keras_sdd.SDDDistiller(keras_sdd.StoredTeacher("cells"), student)
-    ```
+    The teacher may be of any framework. In a distiller a `keras_sdd.StoredTeacher` stands for it.
 
     A build that was killed goes on, a second run finds everything there, and images are checked,
     as with `keras_sdd.cache_teacher`.

@@ -116,6 +116,7 @@ class SDDDistiller(Distiller):
 
     @property
     def distillation_weight(self) -> keras.Variable:
+        """The weight of the distillation term, a scalar variable."""
         return self._term.weight
 
     @distillation_weight.setter
@@ -150,7 +151,14 @@ class SDDDistiller(Distiller):
         return tuple(self._frozen.outputs[self._term.name]["cells"].shape[1:])
 
     def compute_teacher_cells(self, x: Tensor) -> np.ndarray:
-        """The teacher's cells as in training: NumPy float32 (B, N, K) for a batch `x`."""
+        """The teacher's cells as in training: NumPy float32 (B, N, K) for a batch `x`.
+
+        Args:
+            x: a batch of images (B, ...).
+
+        Returns:
+            NumPy float32 (B, N, K), cell 0 the global one.
+        """
         return self._frozen.predict(x)[self._term.name]["cells"]
 
     @property

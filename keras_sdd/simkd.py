@@ -14,13 +14,8 @@ def reuse_classifier(teacher: keras.Model, student: keras.Model) -> keras.Model:
 
     The projector, a layer named `"projector"`, is three convolutions of size 1, 3 and 1, each with
     batch norm and ReLU. The pooling and the classifier are a copy of the teacher's, frozen. What
-    comes before is the student's own, its weights shared with `student`. To train it:
-
-    ```python
-    student = keras_sdd.reuse_classifier(teacher, student)
-    terms = [keras_sdd.terms.SimKD()]
-    distiller = keras_sdd.Distiller(teacher, student, terms, student_loss_weight=0.0)
-    ```
+    comes before is the student's own, its weights shared with `student`. `keras_sdd.terms.SimKD`
+    trains it.
 
     Args:
         teacher: built functional classifier, not nested in another model, with channels last.
@@ -39,12 +34,11 @@ def reuse_classifier(teacher: keras.Model, student: keras.Model) -> keras.Model:
     Examples:
         >>> teacher = keras_sdd.models.build("small/cnn_16_32_64_64")
         >>> student = keras_sdd.models.build("small/cnn_8_16_32")
-        >>> reused = keras_sdd.reuse_classifier(teacher, student)
-        >>> reused.get_layer("projector").output.shape, reused.output.shape
+        >>> student = keras_sdd.reuse_classifier(teacher, student)
+        >>> student.get_layer("projector").output.shape, student.output.shape
         ((None, 8, 8, 64), (None, 10))
-        >>> distiller = keras_sdd.Distiller(
-        ...     teacher, reused, [keras_sdd.terms.SimKD()], student_loss_weight=0.0
-        ... )
+        >>> terms = [keras_sdd.terms.SimKD()]
+        >>> distiller = keras_sdd.Distiller(teacher, student, terms, student_loss_weight=0.0)
     """
     with leave_no_trace(teacher):
         end, (height, width, channels) = _find_end(teacher)

@@ -24,12 +24,6 @@ class StoredTeacher(keras.layers.Layer):
     Terms read its logits and cells; those that compare features need the teacher itself. It has
     no weights and computes nothing: the data set of `fit` has to carry the cells.
 
-    ```python
-    teacher = keras_sdd.StoredTeacher("cells")
-    distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2))
-    distiller.fit(teacher.attach((x_train, y_train)), epochs=30)
-    ```
-
     Args:
         folder: what `keras_sdd.cache_outputs` filled, or `keras_sdd.cache_teacher` for an
             `SDDDistiller` without further terms.
@@ -48,10 +42,9 @@ class StoredTeacher(keras.layers.Layer):
 
     Examples:
         >>> images, labels = np.ones((6, 32, 32, 3), "float32"), np.arange(6)
-        >>> maps = np.ones((6, 4, 4, 10), "float32")  # of any program
-        >>> data = keras_sdd.cache_outputs(
-        ...     lambda x: maps[: len(x)], (images, labels), "cells", scales=(1, 2), verbose=0
-        ... )
+        >>> def teach(images):  # any program
+        ...     return np.ones((len(images), 4, 4, 10), "float32")
+        >>> cells = keras_sdd.cache_outputs(teach, (images, labels), "cells", (1, 2), verbose=0)
         >>> teacher = keras_sdd.StoredTeacher("cells")
         >>> teacher.scales, teacher.num_classes
         ((1, 2), 10)
@@ -101,7 +94,11 @@ class StoredTeacher(keras.layers.Layer):
         return open_batches(dataset, batch_size).attach(outputs)
 
     def check_student(self, student: keras.Model) -> None:
-        """Raise a ValueError if a model cannot be its student."""
+        """Raise a ValueError if a model cannot be its student.
+
+        Args:
+            student: a classifier.
+        """
         check_classifier(student)
         classes = class_logits(student).shape[-1]
         if classes != self.num_classes:

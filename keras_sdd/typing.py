@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import keras
 
+__all__ = ["Config", "Dataset", "LayerPairs", "Shape", "Tensor"]
+
 Tensor: TypeAlias = Any
 """A tensor of the backend that Keras runs on, also a symbolic `keras.KerasTensor`. As an argument
 of losses, and of what else computes, a NumPy array too; what comes back is the backend's."""

@@ -30,7 +30,8 @@ def list_public():
     modules = [keras_sdd, *(getattr(keras_sdd, name) for name in keras_sdd.__all__)]
     modules = [x for x in modules if inspect.ismodule(x)]
     found = {f"{x.__name__}.{name}": getattr(x, name) for x in modules for name in x.__all__}
-    return {name: x for name, x in found.items() if inspect.isclass(x) or inspect.isroutine(x)}
+    own = {name: x for name, x in found.items() if inspect.isclass(x) or inspect.isfunction(x)}
+    return {name: x for name, x in own.items() if x.__module__.startswith("keras_sdd.")}
 
 
 PUBLIC = list_public()

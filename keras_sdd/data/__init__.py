@@ -194,6 +194,13 @@ def load(
 def find_spec(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what `DATASETS` says of a data set, or what an `.npz` file of one's own holds.
 
+    Args:
+        name: a key of `DATASETS`, or the path of an `.npz` file, as for `load`.
+
+    Returns:
+        A dict with `"num_classes"`, `"input_shape"` (H, W, C), `"mean"` and `"std"` of the
+        channels, of values from 0 to 1, `"augmentation"` in words, and what else `load` needs.
+
     Raises:
         ValueError: for an unknown `name`, naming near ones, and for a file that does not fit.
         FileNotFoundError: if there is no such file.

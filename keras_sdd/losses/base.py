@@ -106,6 +106,9 @@ class LogitLoss(Configurable):
     Axis 0 is the batch: a loss that relates its samples sets `relates_samples = True`, gets logits
     of rank 2 or more, and gives every sample the value of the batch.
 
+    Raises:
+        ValueError: when it is called, if the shapes do not fit together.
+
     Examples:
         >>> @keras.saving.register_keras_serializable()
         ... class MeanSquaredLogits(keras_sdd.losses.LogitLoss):
@@ -152,7 +155,15 @@ class LogitLoss(Configurable):
         return self.call(*arguments)
 
     def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-        """Compute (...) from int32 labels (...) and float32 logits (..., K); write this one."""
+        """Compute (...) from int32 labels (...) and float32 logits (..., K); write this one.
+
+        Args:
+            labels: int32 tensor (...); -1 where one was no integer.
+            teacher_logits, student_logits: float32 tensors (..., K).
+
+        Returns:
+            float32 tensor (...), not reduced.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `call(labels, teacher_logits, student_logits)`."
         )

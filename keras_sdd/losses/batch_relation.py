@@ -19,6 +19,9 @@ class BatchRelation(LogitLoss):
     Args:
         temperature: T, greater than 0.
 
+    Raises:
+        ValueError: if `temperature` is not greater than 0.
+
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023), batch-level alignment.
 
     Examples:

@@ -20,6 +20,9 @@ class ClassRelation(LogitLoss):
     Args:
         temperature: T, greater than 0.
 
+    Raises:
+        ValueError: if `temperature` is not greater than 0.
+
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023), class-level alignment.
 
     Examples:

@@ -19,6 +19,9 @@ class CrossEntropy(keras.losses.Loss):
     Called as any Keras loss: `loss(labels, logits, sample_weight=None)` with labels (B,), (B, 1)
     or (B, K) and logits (B, K).
 
+    Args:
+        name, reduction, dtype: of `keras.losses.Loss`.
+
     Examples:
         >>> loss = keras_sdd.losses.CrossEntropy()
         >>> logits = np.zeros((1, 4))

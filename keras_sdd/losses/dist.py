@@ -25,6 +25,9 @@ class DIST(LogitLoss):
         gamma: weight of the part over the batch, 0 or greater.
         temperature: T, greater than 0.
 
+    Raises:
+        ValueError: for a weight below 0, or a temperature that is not greater than 0.
+
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher" (NeurIPS 2022).
 
     Examples:

@@ -27,6 +27,9 @@ class DKD(LogitLoss):
         beta: weight of the non-target-class part, 0 or greater.
         temperature: T, greater than 0.
 
+    Raises:
+        ValueError: for a weight below 0, or a temperature that is not greater than 0.
+
     Source: Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), eq. 7.
 
     Examples:

@@ -17,6 +17,9 @@ class KD(LogitLoss):
     Args:
         temperature: T, greater than 0.
 
+    Raises:
+        ValueError: if `temperature` is not greater than 0.
+
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network"; eq. 1 of the SDD paper.
 
     Examples:

@@ -26,6 +26,9 @@ class MLLD(LogitLoss):
     Args:
         temperatures: one T or more, each greater than 0.
 
+    Raises:
+        ValueError: for no temperatures, or one that is not greater than 0.
+
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023).
 
     Examples:

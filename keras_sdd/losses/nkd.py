@@ -22,6 +22,9 @@ class NKD(LogitLoss):
         mask_target: whether the target class leaves the non-target part, as the paper writes it.
             `False` keeps it in: the reading of the SDD authors' code.
 
+    Raises:
+        ValueError: for a weight below 0, or a temperature that is not greater than 0.
+
     Source: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation" (ICCV 2023),
     eq. 6.
 

@@ -21,6 +21,9 @@ class NormKD(LogitLoss):
     Args:
         factor: temperature of logits whose standard deviation is 1, greater than 0.
 
+    Raises:
+        ValueError: if `factor` is not greater than 0.
+
     Source: Chi et al., "NormKD: Normalized Logits for Knowledge Distillation" (2023).
 
     Examples:

@@ -31,6 +31,9 @@ class RLD(LogitLoss):
         temperature: T of masked correlation, greater than 0.
         confidence_temperature: t of sample confidence, greater than 0.
 
+    Raises:
+        ValueError: for a weight below 0, or a temperature that is not greater than 0.
+
     Source: Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025).
 
     Examples:

@@ -79,7 +79,15 @@ class ScaleDecoupled(Configurable):
         return self.loss.relates_samples
 
     def complementary(self, labels: Tensor, teacher_cells: Tensor) -> Tensor:
-        """Boolean mask (B, N) of the complementary cells, from labels (B,) and cells (B, N, K)."""
+        """Boolean mask (B, N) of the complementary cells, from labels (B,) and cells (B, N, K).
+
+        Args:
+            labels: integer tensor (B,).
+            teacher_cells: float tensor (B, N, K), cell 0 the global one.
+
+        Returns:
+            Boolean tensor (B, N).
+        """
         return find_complementary(labels, teacher_cells, self.consistency)
 
     def __call__(self, labels: Tensor, teacher_cells: Tensor, student_cells: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ class TTM(LogitLoss):
     Args:
         power: g, greater than 0.
 
+    Raises:
+        ValueError: if `power` is not greater than 0.
+
     Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
     2024).
 

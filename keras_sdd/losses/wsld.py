@@ -19,6 +19,9 @@ class WSLD(LogitLoss):
     Args:
         temperature: T, greater than 0.
 
+    Raises:
+        ValueError: if `temperature` is not greater than 0.
+
     Source: Zhou et al., "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance
     Tradeoff Perspective" (ICLR 2021). The weight of the term there is 2.25 on CIFAR-100.
 

@@ -18,6 +18,9 @@ class WTTM(LogitLoss):
     Args:
         power: g, greater than 0; the weights are meant for g below 1.
 
+    Raises:
+        ValueError: if `power` is not greater than 0.
+
     Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
     2024).
 

@@ -24,13 +24,6 @@ def select_classes(
     sorted otherwise any student. What regions' logits are does not change, and a linear head stays
     linear. All weights are shared with `model`, none copied.
 
-    ```python
-    teacher = keras_sdd.teachers.select_classes(teacher, [281, 207, 340])
-    teacher = keras_sdd.teachers.select_classes(
-        teacher, ["cat", "dog", "zebra"], names=names_of_the_teacher
-    )
-    ```
-
     Args:
         model: a built functional or Sequential classifier of K classes; also one that `from_torch`,
             `from_jax` or `expose_spatial_logits` made.
@@ -49,7 +42,7 @@ def select_classes(
     Examples:
         >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
         >>> names = ["cat", "dog", "horse", "zebra"]
-        >>> teacher = keras_sdd.teachers.select_classes(model, ["zebra", "cat"], names)
+        >>> teacher = keras_sdd.teachers.select_classes(model, ["zebra", "cat"], names)  # or [3, 0]
         >>> images = np.ones((1, 32, 32, 3), "float32")
         >>> both = [keras.ops.convert_to_numpy(x(images))[0] for x in (model, teacher)]
         >>> bool(np.all(both[0][[3, 0]] == both[1]))

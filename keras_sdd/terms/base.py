@@ -73,6 +73,7 @@ class Term(Configurable, layers.Layer):
 
     @property
     def weight(self) -> keras.Variable:
+        """The factor of the term in the loss, a scalar variable."""
         return self._weight
 
     @weight.setter
@@ -85,7 +86,11 @@ class Term(Configurable, layers.Layer):
         return self._warmup_steps
 
     def choose(self, teacher: Network, student: Network) -> None:
-        """Look at both networks, before either is read."""
+        """Look at both networks, before either is read.
+
+        Args:
+            teacher, student: each a `keras_sdd.Network`.
+        """
 
     def read(self, network: Network) -> dict[str, Tensor]:
         """Choose what the term reads of a network, both alike; or write the two methods below.
@@ -102,15 +107,33 @@ class Term(Configurable, layers.Layer):
         )
 
     def read_teacher(self, network: Network) -> dict[str, Tensor]:
-        """Choose what the term reads of the teacher."""
+        """Choose what the term reads of the teacher.
+
+        Args:
+            network: `keras_sdd.Network`.
+
+        Returns:
+            dict of name to symbolic tensor.
+        """
         return self.read(network)
 
     def read_student(self, network: Network) -> dict[str, Tensor]:
-        """Choose what the term reads of the student."""
+        """Choose what the term reads of the student.
+
+        Args:
+            network: `keras_sdd.Network`.
+
+        Returns:
+            dict of name to symbolic tensor.
+        """
         return self.read(network)
 
     def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
-        """Make what the term learns or remembers, from dicts of name to shape."""
+        """Make what the term learns or remembers, from dicts of name to shape.
+
+        Args:
+            teacher_shapes, student_shapes: of what was read, with None for the batch.
+        """
 
     def call(
         self, teacher: dict[str, Tensor], student: dict[str, Tensor], targets: dict[str, Any]
@@ -129,7 +152,11 @@ class Term(Configurable, layers.Layer):
         )
 
     def check_targets(self, targets: dict[str, Any]) -> None:
-        """Raise a ValueError if the targets of a first batch, a dict of arrays, will not do."""
+        """Raise a ValueError if the targets of a first batch, a dict of arrays, will not do.
+
+        Args:
+            targets: as for `call`.
+        """
         if self.needs_ids and "ids" not in targets:
             raise ValueError(
                 f"{self.name!r} needs the number of every sample in the data set: give arrays to "
@@ -141,6 +168,12 @@ class Term(Configurable, layers.Layer):
         """The teacher's logits (B, K) of the whole image, if they are in what the term reads.
 
         They stand in for labels that are missing.
+
+        Args:
+            teacher: what was read of it, as for `call`.
+
+        Returns:
+            Tensor (B, K), or None.
         """
 
     def identify_reading(self) -> dict[str, Any]:
@@ -155,7 +188,16 @@ class Term(Configurable, layers.Layer):
         sample_weight: Tensor,
         batch_size: Tensor,
     ) -> Tensor:
-        """The weighted term of a training step, averaged over the batch and logged: ()."""
+        """The weighted term of a training step, averaged over the batch and logged: ().
+
+        Args:
+            teacher, student, targets: as for `call`.
+            sample_weight: (B,), or None.
+            batch_size: scalar.
+
+        Returns:
+            Scalar tensor.
+        """
         values = ops.cast(self(teacher, student, targets, training=True), "float32")
         if len(values.shape) > 1:
             raise ValueError(

@@ -46,7 +46,14 @@ class FeatureTerm(Term):
         self._pairs: list[Any] = []
 
     def choose_pairs(self, teacher: Network, student: Network) -> LayerPairs:
-        """Choose what to compare where no layers are given: pairs of names of layers."""
+        """Choose what to compare where no layers are given: pairs of names of layers.
+
+        Args:
+            teacher, student: each a `keras_sdd.Network`.
+
+        Returns:
+            List of pairs (teacher's, student's).
+        """
         return [(x, y) for x, y in zip(teacher.stages[-1:], student.stages[-1:], strict=False)]
 
     def choose(self, teacher: Network, student: Network) -> None:
@@ -90,6 +97,12 @@ class FeatureTerm(Term):
 
 class EmbeddingTerm(FeatureTerm):
     """A `FeatureTerm` that compares what both classifiers read, where no layers are named.
+
+    Args:
+        layers, weight, warmup_steps, name: as for `FeatureTerm`.
+
+    Raises:
+        ValueError: if `layers` is no list of pairs.
 
     Examples:
         >>> @keras.saving.register_keras_serializable()

@@ -26,6 +26,9 @@ class PKT(EmbeddingTerm):
         weight: factor in the loss; that of the public programs. The term itself is small: 1e-5.
         warmup_steps, name: as for `FeatureTerm`.
 
+    Raises:
+        ValueError: if `layers` is no list of pairs, or `weight` is negative.
+
     Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge
     Transfer" (ECCV 2018), with the cosine kernel.
 

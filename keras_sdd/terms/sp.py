@@ -22,6 +22,9 @@ class SP(FeatureTerm):
         layers, warmup_steps, name: as for `FeatureTerm`; by default the last map of both.
         weight: factor in the loss; the paper's.
 
+    Raises:
+        ValueError: if `layers` is no list of pairs, or `weight` is negative.
+
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation" (ICCV 2019), eq. 2 to 4.
 
     Examples:
