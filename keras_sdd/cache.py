@@ -169,7 +169,8 @@ def check_outputs(
     """Raise a ValueError if a teacher does not give the stored outputs now, or images change.
 
     Args:
-        outputs, batches: as for `fill_store`.
+        outputs: as for `fill_store`.
+        batches: as for `fill_store`.
         compute: function of images to what `outputs` read of them.
         pick: function of an array to what of it is compared.
     """

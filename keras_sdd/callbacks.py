@@ -18,8 +18,9 @@ class SaveStudent(keras.callbacks.ModelCheckpoint):
     it without this library. To go on with a run later, save the distiller by Keras's own callback.
 
     Args:
-        *args, **kwargs: as of `keras.callbacks.ModelCheckpoint`: `filepath`, `monitor`,
-            `save_best_only`, `save_weights_only`, `mode`, `save_freq` and others.
+        *args: of `keras.callbacks.ModelCheckpoint`, the first the path.
+        **kwargs: of the same: `monitor`, `save_best_only`, `save_weights_only`, `mode`, `save_freq`
+            and others.
 
     Raises:
         ValueError: from `fit` of another model than a distiller.

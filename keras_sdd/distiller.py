@@ -42,10 +42,10 @@ class Distiller(keras.Model):
     label of such an image, it gets the class that the teacher predicts.
 
     Args:
-        teacher, student: built functional or Sequential Keras classifiers of the same input shape
-            and classes, or models with outputs `{"logits", "spatial_logits"}`, as
-            `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed, and may be
-            a `keras_sdd.StoredTeacher`.
+        teacher: a built functional or Sequential Keras classifier, or a model with outputs
+            `{"logits", "spatial_logits"}`, as `keras_sdd.expose_spatial_logits` makes it, or a
+            `keras_sdd.StoredTeacher`. It is never changed.
+        student: a Keras classifier like it, of the same input shape and classes.
         terms: list of `keras_sdd.terms.Term`, of different names. A term belongs to one distiller.
         student_loss_weight: weight of the loss on the labels; as an attribute a variable, and what
             is assigned to it holds from the next step on.
@@ -181,13 +181,14 @@ class Distiller(keras.Model):
 
         Args:
             optimizer: as in Keras.
-            metrics, weighted_metrics: as in Keras. Those with `from_logits=True`, and accuracies,
-                see the student's class logits; Keras's others, for example its cross-entropies,
-                AUC and precision, see probabilities. What Keras does not know sees what the student
-                gives that was given: probabilities where it ends in a softmax, logits elsewhere.
             loss: loss of the student's logits on the labels; None for cross-entropy, whichever
                 kind of labels comes.
             loss_weights: None; the weights are arguments of the distiller and of its terms.
+            metrics: as in Keras. Those with `from_logits=True`, and accuracies, see the student's
+                class logits; Keras's others, for example its cross-entropies, AUC and precision,
+                see probabilities. What Keras does not know sees what the student gives that was
+                given: probabilities where it ends in a softmax, logits elsewhere.
+            weighted_metrics: the same, with sample weights.
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
@@ -236,10 +237,15 @@ class Distiller(keras.Model):
         Without labels, `fit(x)`, it trains on the teacher alone.
 
         Args:
-            x, y: arrays, or in `x` a data set, as in Keras. Targets are labels (B,), (B, 1) or
-                (B, K), or a dict of `"labels"` and what terms ask for.
-            batch_size, epochs, verbose, callbacks: as in Keras.
-            validation_split, validation_data, shuffle: as in Keras.
+            x: images (B, ...), or a data set of (images, targets), as in Keras.
+            y: labels (B,), (B, 1) or (B, K), or a dict of `"labels"` and what terms ask for.
+            batch_size: as in Keras.
+            epochs: as in Keras.
+            verbose: as in Keras.
+            callbacks: as in Keras.
+            validation_split: as in Keras.
+            validation_data: as in Keras.
+            shuffle: as in Keras.
             class_weight: dict of class to the weight of its samples, whatever form labels have.
             **kwargs: further arguments of `keras.Model.fit`.
 
@@ -284,8 +290,11 @@ class Distiller(keras.Model):
         """Train on one batch, as `keras.Model.train_on_batch` does.
 
         Args:
-            x, y, sample_weight, return_dict: as in Keras; `y` as for `fit`.
+            x: images (B, ...).
+            y: as for `fit`.
+            sample_weight: as in Keras.
             class_weight: as for `fit`.
+            return_dict: as in Keras.
 
         Returns:
             The logs, as in Keras.
@@ -433,7 +442,10 @@ class Distiller(keras.Model):
         """Update the metrics of `compile` with labels and logits, and collect all results.
 
         Args:
-            x, y, y_pred, sample_weight: as for `compute_loss`.
+            x: as for `compute_loss`.
+            y: as for `compute_loss`.
+            y_pred: as for `compute_loss`.
+            sample_weight: as for `compute_loss`.
 
         Returns:
             Dict of name to value.
@@ -451,7 +463,8 @@ class Distiller(keras.Model):
         """Evaluate the student, as `keras.Model.evaluate` does.
 
         Args:
-            *args, **kwargs: of `keras.Model.evaluate`.
+            *args: of `keras.Model.evaluate`.
+            **kwargs: of `keras.Model.evaluate`.
 
         Returns:
             The loss on the labels and the metrics of `compile`, as in Keras.
@@ -468,7 +481,9 @@ class Distiller(keras.Model):
         """Export the student, as `keras.Model.export` does.
 
         Args:
-            filepath, format, **kwargs: of `keras.Model.export`.
+            filepath: of `keras.Model.export`.
+            format: of `keras.Model.export`.
+            **kwargs: of `keras.Model.export`.
         """
         with leave_no_trace(self.student):
             self.student(self.student.input)  # of ONNX, Keras asks for a model that was called

@@ -165,7 +165,8 @@ class CellPooling(keras.layers.Layer):
     """`pool_cells` as a layer: (B, H, W, C) to (B, N, C).
 
     Args:
-        scales, pooling: as in `pool_cells`.
+        scales: as in `pool_cells`.
+        pooling: as in `pool_cells`.
         **kwargs: of `keras.layers.Layer`.
     """
 

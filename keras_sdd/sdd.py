@@ -28,24 +28,26 @@ class SDDDistiller(Distiller):
     predict the same class.
 
     Args:
-        teacher, student: built functional or Sequential Keras classifiers of the same input shape
-            and classes, or models with outputs `{"logits", "spatial_logits"}`, as
-            `keras_sdd.expose_spatial_logits` makes them. The teacher is never changed, and may be
-            a `keras_sdd.StoredTeacher`.
+        teacher: a built functional or Sequential Keras classifier, or a model with outputs
+            `{"logits", "spatial_logits"}`, as `keras_sdd.expose_spatial_logits` makes it, or a
+            `keras_sdd.StoredTeacher`. It is never changed.
+        student: a Keras classifier like it, of the same input shape and classes.
         distillation_loss: a `keras_sdd.losses.LogitLoss`, `KD()` if None; or a loss of all cells at
             once, called with labels (B,) and both networks' cells (B, N, K), that gives (B,).
         scales: the scales M. (1,) is plain KD, DKD or NKD, for any classifier.
-        consistent_weight, complementary_weight: weights of the two kinds of cells; the second is
-            beta of the paper.
-        consistency, reduction: as for `keras_sdd.losses.ScaleDecoupled`. With a loss of all cells
-            these four are its own business.
+        consistent_weight: weight of the consistent cells.
+        complementary_weight: weight of the complementary cells; beta of the paper.
+        consistency: as for `keras_sdd.losses.ScaleDecoupled`. With a loss of all cells this, the
+            two weights and the reduction are its own business.
         pooling: as for `keras_sdd.pool_cells`.
+        reduction: as for `keras_sdd.losses.ScaleDecoupled`.
         student_loss_weight: weight of the loss on the labels.
         distillation_weight: weight of the distillation term; alpha of the paper. As attributes,
             both weights are variables, and what is assigned to them holds from the next step on.
         warmup_steps: number of training steps over which the distillation weight grows linearly:
             step k, counted from 1, has min(k / warmup_steps, 1) of it. 0 for none.
-        fold_teacher, teacher_dtype: as for `Distiller`.
+        fold_teacher: as for `Distiller`.
+        teacher_dtype: as for `Distiller`.
         feature_losses: further terms, for example `[keras_sdd.terms.SP()]`.
         ignore_class: the label of images that have none, for example -1, as for `Distiller`. Their
             cells are compared like those of others, with the class that the teacher predicts for

@@ -73,7 +73,8 @@ class StoredTeacher(keras.layers.Layer):
         """Give a data set the stored cells of its images.
 
         Args:
-            dataset, batch_size: as for `keras_sdd.cache_outputs`.
+            dataset: as for `keras_sdd.cache_outputs`.
+            batch_size: as for `keras_sdd.cache_outputs`.
             augment: as there, where the folder holds several views.
 
         Returns:

@@ -8,6 +8,7 @@ Outputs are those of all backends: shapes, names, rounded numbers.
 import contextlib
 import doctest
 import inspect
+import re
 import sys
 
 import keras
@@ -106,3 +107,21 @@ def test_signatures_are_annotated():
         bare += [f"{name}: {x.name}" for x in parameters if x.annotation is x.empty]
         bare += [f"{name}: ->"] * (signature.return_annotation is signature.empty)
     assert not bare, "without annotations: " + ", ".join(bare)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
+def test_arguments_are_described():
+    """All of them, one a line: mkdocstrings reads no other form."""
+    wrong = []
+    for name, function in list_signatures().items():
+        public = PUBLIC.get(name.removesuffix(".__init__"))
+        docstring = inspect.cleandoc((public or function).__doc__ or "")
+        # Of a dataclass, its attributes.
+        section = re.search("^(?:Args|Attributes):\n((?: .*\n|\n)*)", f"{docstring}\n", re.M)
+        if section is None and public is None:
+            continue  # what overrides something is described there
+        described = re.findall(r"^    \*{0,2}(\w[^:`]*):", section[1] if section else "", re.M)
+        parameters = [x for x in inspect.signature(function).parameters if x not in ("self", "cls")]
+        if described != parameters:
+            wrong.append(f"{name}: {described}, not {parameters}")
+    assert not wrong, "; ".join(wrong)

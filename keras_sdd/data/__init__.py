@@ -116,7 +116,8 @@ def load(
             that are held out of the training images, unless a file of your own has such.
         batch_size: images per batch.
         seed: integer that decides order and augmentation.
-        augment, shuffle: whether to do so; by default for `"train"` alone.
+        augment: whether to crop and flip at random; by default for `"train"` alone.
+        shuffle: whether to shuffle; by default for `"train"` alone.
         with_ids: whether the targets are `{"labels", "ids"}` instead of the labels. The id of an
             image is its index in the split as it is stored, those left out not counted.
         dtype: `"float32"` for normalized images, or `"uint8"` for raw ones, a quarter of the

@@ -159,7 +159,8 @@ class LogitLoss(Configurable):
 
         Args:
             labels: int32 tensor (...); -1 where one was no integer.
-            teacher_logits, student_logits: float32 tensors (..., K).
+            teacher_logits: float32 tensor (..., K).
+            student_logits: float32 tensor (..., K).
 
         Returns:
             float32 tensor (...), not reduced.

@@ -75,7 +75,8 @@ class CellRelation(Configurable):
 
         Args:
             labels: integer tensor (B,); not used.
-            teacher_cells, student_cells: float tensors (B, N, K), cell 0 the global one.
+            teacher_cells: float tensor (B, N, K), cell 0 the global one.
+            student_cells: float tensor (B, N, K), likewise.
 
         Returns:
             float32 tensor (B,).

@@ -20,7 +20,9 @@ class CrossEntropy(keras.losses.Loss):
     or (B, K) and logits (B, K).
 
     Args:
-        name, reduction, dtype: of `keras.losses.Loss`.
+        name: of `keras.losses.Loss`.
+        reduction: of `keras.losses.Loss`.
+        dtype: of `keras.losses.Loss`.
 
     Examples:
         >>> loss = keras_sdd.losses.CrossEntropy()

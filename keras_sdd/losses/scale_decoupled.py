@@ -95,7 +95,8 @@ class ScaleDecoupled(Configurable):
 
         Args:
             labels: integer tensor (B,), class indices.
-            teacher_cells, student_cells: float tensors (B, N, K), cell 0 the global one.
+            teacher_cells: float tensor (B, N, K), cell 0 the global one.
+            student_cells: float tensor (B, N, K), likewise.
 
         Returns:
             float32 tensor (B,). NaN where a label lies outside [0, K) and is needed.

@@ -42,9 +42,10 @@ class NetworkLayers:
 
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
-        conv_init, linear_init, bias_init: functions of (fan_in, fan_out) that return an
-            initializer: for convolution kernels, for the classifier's kernel and for its bias.
+        conv_init: function of (fan_in, fan_out) that returns an initializer of convolution kernels.
             Fans are counted as in PyTorch: inputs of one group, outputs of all of them.
+        linear_init: the same for the classifier's kernel.
+        bias_init: the same for its bias.
     """
 
     def __init__(

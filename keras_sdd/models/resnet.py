@@ -83,10 +83,12 @@ def build_resnet(
         block: `"basic"`, or `"bottleneck"`, whose output is four times as wide.
         blocks: number of blocks of each stage.
         widths: channels inside the blocks of each stage.
-        stem_width, stem_kernel, stem_strides: the first convolution.
+        stem_width: channels of the first convolution.
+        stem_kernel: its size.
+        stem_strides: its stride.
         stem_pool: whether a 3x3 maximum of stride 2 follows it.
-        shortcut, classifier: names of the projected shortcuts and of the last layer; the
-            originals differ in them.
+        shortcut: name of the projected shortcuts, in which the originals differ.
+        classifier: name of the last layer, likewise.
 
     Returns:
         A functional model from images (B, ...) to logits (B, num_classes).

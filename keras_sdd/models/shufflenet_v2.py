@@ -27,7 +27,8 @@ def build_shufflenet_v2(
             be known.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         name: name of the model.
-        stem_kernel, stem_strides: the first convolution.
+        stem_kernel: size of the first convolution.
+        stem_strides: its stride.
 
     Returns:
         A functional model from images (B, ...) to logits (B, num_classes).

@@ -45,8 +45,9 @@ def from_torch(
             model, for terms that compare maps, with `_` for `.`.
         classifier: name of the submodule that makes logits of that, pooled or pooling it; None to
             find it. It is then taken as one, whatever is in it.
-        mean, std: of the channels: the module gets (images - mean) / std. None if images come as
-            the module wants them. timm's `module.default_cfg` has those of images from 0 to 1.
+        mean: of the channels: the module gets (images - mean) / std. None if images come as the
+            module wants them. timm's `module.default_cfg` has those of images from 0 to 1.
+        std: of the channels, likewise.
 
     Returns:
         A functional model from images (B, H, W, C) to logits (B, K), without trainable weights. It

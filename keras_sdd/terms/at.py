@@ -24,7 +24,8 @@ class AT(FeatureTerm):
         power: of the features, 1 or greater.
         layers: pairs of names; by default the ends of the stages, without the stem.
         weight: factor in the loss; that of the public programs.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for a smaller `power`; when it is built, for what are no maps of known size.

@@ -89,7 +89,8 @@ class Term(Configurable, layers.Layer):
         """Look at both networks, before either is read.
 
         Args:
-            teacher, student: each a `keras_sdd.Network`.
+            teacher: `keras_sdd.Network`.
+            student: `keras_sdd.Network`.
         """
 
     def read(self, network: Network) -> dict[str, Tensor]:
@@ -132,7 +133,8 @@ class Term(Configurable, layers.Layer):
         """Make what the term learns or remembers, from dicts of name to shape.
 
         Args:
-            teacher_shapes, student_shapes: of what was read, with None for the batch.
+            teacher_shapes: of what was read, with None for the batch.
+            student_shapes: of what was read, with None for the batch.
         """
 
     def call(
@@ -141,7 +143,8 @@ class Term(Configurable, layers.Layer):
         """Compute the term, unweighted.
 
         Args:
-            teacher, student: dicts of what was read, float32 tensors.
+            teacher: dict of what was read of it, float32 tensors.
+            student: the same of the student.
             targets: dict of what the data set gives: `"labels"` and others, as `"ids"`.
 
         Returns:
@@ -191,7 +194,9 @@ class Term(Configurable, layers.Layer):
         """The weighted term of a training step, averaged over the batch and logged: ().
 
         Args:
-            teacher, student, targets: as for `call`.
+            teacher: as for `call`.
+            student: as for `call`.
+            targets: as for `call`.
             sample_weight: (B,), or None.
             batch_size: scalar.
 

@@ -44,7 +44,8 @@ class CRD(EmbeddingTerm):
         layers: one pair of layers, flattened, to compare instead of what the classifiers read.
         seed: of the draw of negatives; None for another in every run.
         weight: factor in the loss; that of the public programs.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for several pairs of layers, or numbers out of range; in `fit`, for targets

@@ -29,13 +29,19 @@ class CTKD(SDD):
     Args:
         loss: as for `SDD`, at the temperature 1; `KD(temperature=1.0)` if None.
         scales: the scales M; (1,), the logits of the whole image, is the authors' method.
-        consistent_weight, complementary_weight, consistency, pooling, reduction: as for `SDD`.
+        consistent_weight: as for `SDD`.
+        complementary_weight: as for `SDD`.
+        consistency: as for `SDD`.
+        pooling: as for `SDD`.
+        reduction: as for `SDD`.
         start: theta before the first step; T is 15.6 then by default.
         lowest: lower bound of T, greater than 0.
         span: how far above that T may come, 0 or greater.
         ramp_steps: number of training steps to the whole factor: step k, counted from 1, has
             -(1 - cos(pi * min(k / ramp_steps, 1))) / 2. 0 for -1 from the first one on.
-        weight, warmup_steps, name: as for `Term`.
+        weight: as for `Term`.
+        warmup_steps: as for `Term`.
+        name: as for `Term`.
 
     Raises:
         ValueError: for options that do not fit; the message says what was received.

@@ -17,7 +17,9 @@ class FeatureTerm(Term):
         layers: pairs (teacher's, student's) of names, or layers; a name may be the end of a path,
             as in `"backbone/conv1"`. The term is the sum over the pairs. None lets the term choose:
             by default the last map of both.
-        weight, warmup_steps, name: as for `Term`.
+        weight: as for `Term`.
+        warmup_steps: as for `Term`.
+        name: as for `Term`.
 
     Raises:
         ValueError: if `layers` is no list of pairs.
@@ -49,7 +51,8 @@ class FeatureTerm(Term):
         """Choose what to compare where no layers are given: pairs of names of layers.
 
         Args:
-            teacher, student: each a `keras_sdd.Network`.
+            teacher: `keras_sdd.Network`.
+            student: `keras_sdd.Network`.
 
         Returns:
             List of pairs (teacher's, student's).
@@ -68,7 +71,8 @@ class FeatureTerm(Term):
         """Compute the term of one pair of layers.
 
         Args:
-            teacher_map, student_map: float tensors (B, ...), maps as (B, H, W, C).
+            teacher_map: float tensor (B, ...), a map as (B, H, W, C).
+            student_map: float tensor (B, ...), likewise.
 
         Returns:
             (B,) or ().
@@ -99,7 +103,10 @@ class EmbeddingTerm(FeatureTerm):
     """A `FeatureTerm` that compares what both classifiers read, where no layers are named.
 
     Args:
-        layers, weight, warmup_steps, name: as for `FeatureTerm`.
+        layers: as for `FeatureTerm`.
+        weight: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: if `layers` is no list of pairs.

@@ -25,7 +25,8 @@ class FitNet(FeatureTerm):
     Args:
         layers: one pair; by default the ends of the second stages.
         weight: factor in the loss; that of the public programs.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for several pairs; when it is built, for maps that no regressor fits.

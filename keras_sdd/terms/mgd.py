@@ -26,7 +26,8 @@ class MGD(FeatureTerm):
         seed: integer for the masks; None for other ones in every run.
         layers: one pair; by default the last map of both.
         weight: factor in the loss; the authors' for ImageNet. For CIFAR-100 theirs is 1.2e-3.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for options that do not fit, for several pairs; when it is built, for maps of

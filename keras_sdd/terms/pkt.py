@@ -24,7 +24,8 @@ class PKT(EmbeddingTerm):
     Args:
         layers: pairs of names; by default what both classifiers read.
         weight: factor in the loss; that of the public programs. The term itself is small: 1e-5.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: if `layers` is no list of pairs, or `weight` is negative.

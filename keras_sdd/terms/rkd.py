@@ -23,9 +23,12 @@ class RKD(EmbeddingTerm):
     for 256.
 
     Args:
-        distance_weight, angle_weight: of both parts, 0 or greater.
+        distance_weight: of the distances, 0 or greater.
+        angle_weight: of the angles, 0 or greater.
         layers: pairs of names; by default what both classifiers read.
-        weight, warmup_steps, name: as for `FeatureTerm`.
+        weight: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: if a weight is negative or not finite.

@@ -29,10 +29,15 @@ class SDD(Term):
             `loss(labels, teacher_cells, student_cells)` with labels (B,) and cells (B, N, K), the
             first the global one, and gives (B,), such as a `ScaleDecoupled`. `KD()` if None.
         scales: the scales M. (1,) is plain KD, DKD or NKD, for any classifier.
-        consistent_weight, complementary_weight, consistency, reduction: of the `ScaleDecoupled`
-            around a `LogitLoss`; a loss of all cells has what it needs itself.
+        consistent_weight: of the `ScaleDecoupled` around a `LogitLoss`; a loss of all cells has
+            what it needs itself.
+        complementary_weight: of the `ScaleDecoupled`, likewise.
+        consistency: of the `ScaleDecoupled`, likewise.
         pooling: as for `keras_sdd.pool_cells`.
-        weight, warmup_steps, name: as for `Term`.
+        reduction: of the `ScaleDecoupled`, likewise.
+        weight: as for `Term`.
+        warmup_steps: as for `Term`.
+        name: as for `Term`.
 
     Raises:
         ValueError: for options that do not fit; the message says what was received.

@@ -30,8 +30,10 @@ class SDDSP(FeatureTerm):
             `"scales"`, the mean over the scales of the SP of each pooled map (B, m * m * C);
             `"concatenated"`, the SP of all cells as one vector (B, N * C).
         pooling: as for `keras_sdd.pool_cells`.
-        layers, warmup_steps, name: as for `FeatureTerm`; by default the last map of both.
+        layers: as for `FeatureTerm`; by default the last map of both.
         weight: factor in the loss; that of `SP`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for options that do not fit; when it is built, for what are no maps of known

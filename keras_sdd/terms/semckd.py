@@ -35,7 +35,8 @@ class SemCKD(FeatureTerm):
             all that are named of the student, so a name may come several times. By default all
             stages of both.
         weight: factor in the loss; the authors' on CIFAR-100, beside a `KD` of weight 1.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for a `batch_size` that is none; when it is built, for maps of unknown size; in

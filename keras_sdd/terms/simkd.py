@@ -20,7 +20,9 @@ class SimKD(FeatureTerm):
 
     Args:
         layers: pairs (teacher's, student's); by default the teacher's last map and the projector.
-        weight, warmup_steps, name: as for `FeatureTerm`.
+        weight: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: where the student has no projector and no layers are named; when it is built,

@@ -19,8 +19,10 @@ class SP(FeatureTerm):
     it, except on JAX, where all images are compared.
 
     Args:
-        layers, warmup_steps, name: as for `FeatureTerm`; by default the last map of both.
+        layers: as for `FeatureTerm`; by default the last map of both.
         weight: factor in the loss; the paper's.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: if `layers` is no list of pairs, or `weight` is negative.
