@@ -16,11 +16,8 @@ class SaveStudent(keras.callbacks.ModelCheckpoint):
 
     What it writes is the student as it was given, trained so far: `keras.saving.load_model` reads
     it without this library. To go on with a run later, save the distiller by Keras's own callback.
-
-    Args:
-        *args: of `keras.callbacks.ModelCheckpoint`, the first the path.
-        **kwargs: of the same: `monitor`, `save_best_only`, `save_weights_only`, `mode`, `save_freq`
-            and others.
+    It takes the arguments of `ModelCheckpoint`: `filepath`, `monitor`, `save_best_only`,
+    `save_weights_only`, `mode`, `save_freq` and others.
 
     Raises:
         ValueError: from `fit` of another model than a distiller.
@@ -47,7 +44,7 @@ class SaveStudent(keras.callbacks.ModelCheckpoint):
         super().set_model(model)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Any:  # what `ModelCheckpoint` saves, and reads the metrics of
         return _SavedStudent(super().model)
 
 

@@ -205,6 +205,7 @@ class Distiller(keras.Model):
         self._supervision.metrics = given  # where Keras does not count them twice
         is_softmax = gives_probabilities(self.student)
         views = {name: view_metrics(x, is_softmax, self.ignore_class) for name, x in given.items()}
+        # No loss: `compute_loss` has it, and Keras would want as many losses as `call` has outputs.
         super().compile(optimizer=optimizer, loss=None, **views, **kwargs)
 
     def get_compile_config(self) -> Config:
@@ -216,6 +217,7 @@ class Distiller(keras.Model):
 
     def compile_from_config(self, config: Config) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
+        # As Keras's own: the weights of the optimizer that are loaded next need a place.
         self.optimizer.build(self.trainable_variables)
 
     def fit(
@@ -318,7 +320,7 @@ class Distiller(keras.Model):
 
     def _weigh_classes(self, class_weight: dict[int, float] | None) -> None:
         if self._supervision.set_class_weight(class_weight):
-            self.train_function = None
+            self.train_function = None  # they are constants of the step: Keras makes a new one
 
     def _check_batch(self, images: Tensor, targets: Any) -> None:
         """Raise a ValueError for wrong labels; give up a copy of the teacher that is none."""
@@ -368,7 +370,7 @@ class Distiller(keras.Model):
 
     def train_step(self, *state_and_data: Any) -> dict[str, Any]:
         """Add what the terms read of the teacher to the targets; hand on to Keras's own step."""
-        *state, data = state_and_data
+        *state, data = state_and_data  # on JAX, Keras hands the values of all variables first
         self._loaded_random_state = {}  # training goes on from it
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         targets = self._frozen.complete(self, state, x, self.name_targets(y))
@@ -403,6 +405,7 @@ class Distiller(keras.Model):
         """
         targets, sample_weight = self.name_targets(y), _weights(sample_weight)
         labels = targets.get("labels")
+        # What `call` gave tells, here and in `compute_metrics`, which Keras does not tell more.
         if not isinstance(y_pred, dict):
             if labels is None:
                 raise ValueError("Evaluation needs labels: evaluate(x, y). Received: images alone")
@@ -553,7 +556,10 @@ class Distiller(keras.Model):
         return [v for part in parts for v in part.non_trainable_variables]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of PyTorch; Keras would look for some in the teacher every step."""
+        """Forget the gradients of PyTorch, as its trainer asks for in every step.
+
+        Keras's own would look for some in the teacher, too.
+        """
         for variable in self.trainable_variables:
             variable.value.grad = None
 

@@ -32,11 +32,11 @@ def reuse_classifier(teacher: keras.Model, student: keras.Model) -> keras.Model:
     Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier" (CVPR 2022).
 
     Examples:
-        >>> teacher = keras_sdd.models.build("small/cnn_16_32_64_64")
+        >>> teacher = keras_sdd.models.build("small/cnn_8_16_32")
         >>> student = keras_sdd.models.build("small/cnn_8_16_32")
         >>> student = keras_sdd.reuse_classifier(teacher, student)
         >>> student.get_layer("projector").output.shape, student.output.shape
-        ((None, 8, 8, 64), (None, 10))
+        ((None, 8, 8, 32), (None, 10))
         >>> terms = [keras_sdd.terms.SimKD()]
         >>> distiller = keras_sdd.Distiller(teacher, student, terms, student_loss_weight=0.0)
     """

@@ -209,6 +209,7 @@ class Term(Configurable, layers.Layer):
                 f"A term must give a value for each sample (B,), or one (). Received: {self.name!r}"
                 f" gives {tuple(values.shape)}"
             )
+        # Keras sums losses over replicas: each has its part, and what is logged is the whole.
         replicas = _backend.count_replicas()
         mean = average(values, sample_weight) if len(values.shape) else values / replicas
         loss = self._weight * self._advance() * mean

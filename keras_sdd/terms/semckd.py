@@ -47,8 +47,8 @@ class SemCKD(FeatureTerm):
 
     Examples:
         >>> term = keras_sdd.terms.SemCKD(batch_size=4)
-        >>> teacher = [np.ones((4, 4, 4, 8)), np.ones((4, 2, 2, 8))]
-        >>> student = [np.ones((4, 2, 2, 4))]
+        >>> teacher = [np.ones((4, 2, 2, 8)), np.ones((4, 2, 2, 8))]
+        >>> student = [np.ones((4, 2, 2, 4))]  # one stage
         >>> tuple(term.compare(teacher, student).shape)
         (4,)
         >>> len(term.queries), len(term.keys), len(term.regressors)  # stages, and pairs of them
