@@ -12,6 +12,7 @@ from keras_sdd import (
     schedules,
     teachers,
     terms,
+    typing,
 )
 from keras_sdd.cache import cache_teacher
 from keras_sdd.distiller import Distiller
@@ -48,5 +49,6 @@ __all__ = [
     "schedules",
     "teachers",
     "terms",
+    "typing",
 ]
 __version__ = "0.1.0"

@@ -3,6 +3,9 @@
 import contextlib
 import functools
 import hashlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,21 +13,25 @@ import numpy as np
 from keras_sdd._checks import check_word
 from keras_sdd.cell_store import CellStore
 from keras_sdd.data.batches import StoredOutputs, open_batches
+from keras_sdd.distiller import Distiller
 from keras_sdd.stored_teacher import StoredTeacher
+from keras_sdd.typing import Dataset, Tensor
 
 
-def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1, batch_size=32):
+def cache_teacher(
+    distiller: Distiller,
+    dataset: Dataset,
+    folder: str | os.PathLike[str],
+    dtype: str = "float32",
+    verbose: int = 1,
+    batch_size: int = 32,
+) -> Dataset:
     """Compute once what a distiller reads of its teacher, and give it to a data set.
 
     One pass over the data set computes what the folder does not hold yet, so a build that was
     killed goes on, and a second run finds everything there. Valid where a sample always looks
     the same: without random augmentation, or with a fixed set of views, each with an id of its
     own. That is checked, in this pass and for every image that is trained on.
-
-    ```python
-    train = keras_sdd.data.load("cifar100", "train", augment=False, with_ids=True)
-    distiller.fit(keras_sdd.cache_teacher(distiller, train, "cells"), epochs=30)
-    ```
 
     Args:
         distiller: a `Distiller`; its teacher and what its terms read of it are the cache's.
@@ -48,6 +55,15 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1, batch_
             another kind or endless, shows other images than those the cells were made of, or if
             the folder holds another teacher's cells or damaged ones.
         OSError: if the disk is full; what was written before is kept.
+
+    Examples:
+        >>> teacher, student = (keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2))
+        >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2))
+        >>> images, labels = np.ones((4, 32, 32, 3), "float32"), np.arange(4)
+        >>> train = keras_sdd.cache_teacher(distiller, (images, labels), "cells", verbose=0)
+        >>> _, targets = train[0]  # distiller.fit(train) runs the student alone
+        >>> sorted(targets), targets["teacher_cells"].shape
+        (['ids', 'labels', 'teacher_cells'], (4, 5, 10))
     """
     check_word("dtype", dtype, ("float16", "float32"))
     _check_terms(distiller)
@@ -59,7 +75,7 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1, batch_
     structure = keras.tree.map_structure(lambda x: 0, spec)
     outputs = StoredOutputs(store, functools.partial(_pack, structure, list(shapes)))
 
-    def compute(images):
+    def compute(images: Tensor) -> dict[str, Any]:
         return _flatten(distiller.compute_teacher_targets(images))
 
     with keep_epoch(dataset):
@@ -68,18 +84,18 @@ def cache_teacher(distiller, dataset, folder, dtype="float32", verbose=1, batch_
     return batches.attach(outputs)
 
 
-def _flatten(targets):
+def _flatten(targets: dict[str, Any]) -> dict[str, Any]:
     """Teacher's targets by the names of files: `"cells"`, or `"sp_loss.map0"` of a term."""
     flat = keras.tree.flatten_with_path(targets)
     return {".".join(path).removeprefix("teacher").lstrip("._"): x for path, x in flat}
 
 
-def _pack(structure, names, outputs):
+def _pack(structure: Any, names: list[str], outputs: dict[str, Tensor]) -> dict[str, Any]:
     """Targets of outputs by the names of files."""
     return keras.tree.pack_sequence_as(structure, [outputs[name] for name in names])
 
 
-def _check_terms(distiller):
+def _check_terms(distiller: Distiller) -> None:
     if isinstance(distiller.teacher, StoredTeacher):
         raise ValueError(
             "What a StoredTeacher gives is on disk: distiller.teacher.attach(dataset) gives it to "
@@ -93,7 +109,7 @@ def _check_terms(distiller):
         )
 
 
-def _identify(distiller):
+def _identify(distiller: Distiller) -> dict[str, Any]:
     """What makes the outputs those of this distiller's teacher, as plain values."""
     identity = {
         "teacher": digest_weights(distiller.teacher),
@@ -106,7 +122,7 @@ def _identify(distiller):
 
 
 @contextlib.contextmanager
-def keep_epoch(dataset):
+def keep_epoch(dataset: Dataset) -> Iterator[None]:
     """Leave a data set of this library in the epoch that it is in."""
     counter = getattr(dataset, "epoch_counter", None)
     epoch = counter and counter.epoch
@@ -115,7 +131,13 @@ def keep_epoch(dataset):
         counter.epoch = epoch
 
 
-def fill_store(store, outputs, batches, compute, verbose):
+def fill_store(
+    store: CellStore,
+    outputs: StoredOutputs,
+    batches: Any,
+    compute: Callable[[Tensor], dict[str, np.ndarray]],
+    verbose: int,
+) -> None:
     """Add to a store what it lacks of a data set.
 
     Args:
@@ -138,11 +160,17 @@ def fill_store(store, outputs, batches, compute, verbose):
     store.flush()
 
 
-def check_outputs(outputs, batches, compute, pick=lambda x: x):
+def check_outputs(
+    outputs: StoredOutputs,
+    batches: Any,
+    compute: Callable[[Tensor], dict[str, np.ndarray]],
+    pick: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> None:
     """Raise a ValueError if a teacher does not give the stored outputs now, or images change.
 
     Args:
-        outputs, batches: as for `fill_store`.
+        outputs: as for `fill_store`.
+        batches: as for `fill_store`.
         compute: function of images to what `outputs` read of them.
         pick: function of an array to what of it is compared.
     """
@@ -160,7 +188,7 @@ def check_outputs(outputs, batches, compute, pick=lambda x: x):
             )
 
 
-def digest_weights(model):
+def digest_weights(model: keras.Model) -> str:
     """SHA-256 of a model's weights."""
     digest = hashlib.sha256()
     for variable in model.weights:

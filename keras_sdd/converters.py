@@ -8,10 +8,14 @@ import collections.abc
 import math
 import os
 import pickle
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+
+__all__ = ["load_torch_state_dict", "to_torch_state_dict"]
 
 _ENTRY_WORDS = {
     "kernel": "weight",
@@ -36,7 +40,9 @@ _PREFIXES = ("", *_STUDENT_PREFIXES, "module.model.", "model.module.", "model.",
 _COUNTER = "num_batches_tracked"
 
 
-def load_torch_state_dict(model, state_dict):
+def load_torch_state_dict(
+    model: keras.Model, state_dict: Mapping[str, Any] | str | os.PathLike[str]
+) -> keras.Model:
     """Fill a network with the weights of its PyTorch original.
 
     Every weight of `model` is set and every entry used, batch counters aside; otherwise the
@@ -58,6 +64,14 @@ def load_torch_state_dict(model, state_dict):
             their names; for a file that is damaged, or holds more than tensors and plain values.
         ImportError: for a file, if PyTorch is not installed.
         TypeError: if `state_dict` is neither a mapping nor a path.
+
+    Examples:
+        >>> models = [keras_sdd.models.build("small/cnn_8_16_32") for _ in range(2)]
+        >>> state_dict = keras_sdd.converters.to_torch_state_dict(models[0])  # or "network.pth"
+        >>> model = keras_sdd.converters.load_torch_state_dict(models[1], {"model": state_dict})
+        >>> kernels = [keras.ops.convert_to_numpy(x.get_layer("fc").kernel) for x in models]
+        >>> bool(np.all(kernels[0] == kernels[1])), model is models[1]
+        (True, True)
     """
     weights = _name_weights(model)
     entries = _strip_prefix(_read_entries(state_dict), weights)
@@ -77,7 +91,7 @@ def load_torch_state_dict(model, state_dict):
     return model
 
 
-def to_torch_state_dict(model):
+def to_torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the weights of a network as its PyTorch original would hold them.
 
     Args:
@@ -85,6 +99,15 @@ def to_torch_state_dict(model):
 
     Returns:
         dict of entry name to NumPy array, in PyTorch's layout and without batch counters.
+
+    Raises:
+        ValueError: if `model` is none of `keras_sdd.models.build`.
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> state_dict = keras_sdd.converters.to_torch_state_dict(model)
+        >>> state_dict["conv1.weight"].shape, state_dict["fc.weight"].shape  # (O, I, H, W), (O, I)
+        ((16, 8, 3, 3), (10, 32))
     """
     return {
         name: _to_torch(layer, keras.ops.convert_to_numpy(variable))
@@ -92,7 +115,7 @@ def to_torch_state_dict(model):
     }
 
 
-def _read_entries(state_dict):
+def _read_entries(state_dict: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
     """Unwrap a state dict and drop the batch counters."""
     if isinstance(state_dict, (str, os.PathLike)):
         state_dict = _read_file(state_dict)
@@ -110,7 +133,7 @@ def _read_entries(state_dict):
     return {str(k): value for k, value in entries.items() if not str(k).endswith(_COUNTER)}
 
 
-def _strip_prefix(entries, weights):
+def _strip_prefix(entries: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
     """Entries without the prefix under which those of some weights are found.
 
     Names of a network may start as a prefix does: what they are is decided by those that it has.
@@ -121,7 +144,7 @@ def _strip_prefix(entries, weights):
     return {name.removeprefix(prefix): value for name, value in entries.items()}
 
 
-def _read_file(path):
+def _read_file(path: str | os.PathLike[str]) -> Any:
     try:
         import torch  # only files need it
     except ImportError as error:
@@ -146,7 +169,7 @@ def _read_file(path):
         ) from error
 
 
-def _name_weights(model):
+def _name_weights(model: keras.Model) -> dict[str, Any]:
     """Map entry names to (layer, variable)."""
     weights = {}
     for layer in model.layers:
@@ -162,7 +185,9 @@ def _name_weights(model):
     return weights
 
 
-def _check_entries(model_name, expected, received):
+def _check_entries(
+    model_name: str, expected: dict[str, tuple[int, ...]], received: dict[str, tuple[int, ...]]
+) -> None:
     lines = [f"missing: {name} {expected[name]}" for name in expected if name not in received]
     lines += [f"without a weight: {name}" for name in received if name not in expected]
     lines += [
@@ -179,7 +204,9 @@ def _check_entries(model_name, expected, received):
         )
 
 
-def _check_prefix(model_name, expected, received):
+def _check_prefix(
+    model_name: str, expected: dict[str, tuple[int, ...]], received: dict[str, tuple[int, ...]]
+) -> None:
     """Raise a ValueError if all weights are there, under a prefix that is not known."""
     first = next(iter(expected), "")
     prefixes = [x.removesuffix(first) for x in received if x.endswith(f".{first}")]
@@ -194,28 +221,28 @@ def _check_prefix(model_name, expected, received):
         )
 
 
-def _kernel_axes(layer, rank):
+def _kernel_axes(layer: keras.layers.Layer, rank: int) -> tuple[int, ...]:
     """PyTorch's axes in Keras's order."""
     if rank == 1:
         return (0,)
     return next(axes for kind, axes in _KERNEL_AXES.items() if isinstance(layer, kind))
 
 
-def _to_keras(layer, value, shape):
+def _to_keras(layer: keras.layers.Layer, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if isinstance(layer, layers.EinsumDense):
         groups, channels, filters = shape
         value = value.reshape(groups, filters, channels)
     return value.transpose(_kernel_axes(layer, len(shape)))
 
 
-def _to_torch(layer, value):
+def _to_torch(layer: keras.layers.Layer, value: np.ndarray) -> np.ndarray:
     value = value.transpose(np.argsort(_kernel_axes(layer, value.ndim)))
     if isinstance(layer, layers.EinsumDense):
         value = value.reshape(math.prod(value.shape[:2]), value.shape[2], 1, 1)
     return value
 
 
-def _to_numpy(value, dtype):
+def _to_numpy(value: Any, dtype: str) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu().double()  # NumPy has no bfloat16
     return np.asarray(value, dtype="float64" if dtype == "float64" else "float32")

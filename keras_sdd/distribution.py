@@ -19,12 +19,17 @@ import contextlib
 import dataclasses
 import importlib
 import os
+from collections.abc import Iterator
+from types import ModuleType
 
 import keras
 
 from keras_sdd._checks import check_number
 from keras_sdd._devices import note_prepared, note_started
 from keras_sdd.data.pipeline import keep_part
+from keras_sdd.typing import Dataset
+
+__all__ = ["Devices", "initialize"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,14 @@ class Devices:
         rank: number of this process, from 0.
         equal_parts: whether every batch must divide evenly, as on JAX.
         splits_batches: whether the engine divides batches among processes, as TensorFlow's does.
+
+    Examples:
+        >>> devices = keras_sdd.distribution.Devices()  # what `initialize` gives on one device
+        >>> devices.num_devices, devices.rank, devices.is_main
+        (1, 0, True)
+        >>> with devices.main_first():
+        ...     print("the cells are computed here, if they are not there")
+        the cells are computed here, if they are not there
     """
 
     num_devices: int = 1
@@ -46,12 +59,12 @@ class Devices:
     splits_batches: bool = False
 
     @property
-    def is_main(self):
+    def is_main(self) -> bool:
         """Whether this process writes files and prints: one process of the run does."""
         return self.rank == 0
 
     @contextlib.contextmanager
-    def main_first(self):
+    def main_first(self) -> Iterator[None]:
         """Let the main process do a block before the others do, of which they find the results.
 
         For files that one process writes and all read, as the cells of `keras_sdd.cache_teacher`.
@@ -71,7 +84,7 @@ class Devices:
         if self.is_main and self.num_processes > 1:
             _import_engine().wait()
 
-    def prepare(self, model):
+    def prepare(self, model: keras.Model) -> keras.Model:
         """Make the devices train `model` together; to be called after every `compile`.
 
         On PyTorch it copies the weights and the optimizer's state of the main process to all, has
@@ -98,7 +111,7 @@ class Devices:
         note_prepared(model)
         return model
 
-    def leave(self):
+    def leave(self) -> None:
         """End the training together, once all processes have come here.
 
         What is loaded or built from then on is each process's own.
@@ -106,7 +119,7 @@ class Devices:
         if self.num_devices > 1:
             _import_engine().leave()
 
-    def shard(self, dataset, drop_remainder=False):
+    def shard(self, dataset: Dataset, drop_remainder: bool = False) -> Dataset:
         """Return the data set of this process: its part of every batch, in every process as many.
 
         Every process prepares whole batches and trains with its part, so all need the same data
@@ -134,7 +147,7 @@ class Devices:
         )
 
 
-def initialize(timeout=600.0):
+def initialize(timeout: float = 600.0) -> Devices:
     """Set up all devices for the model that is built next; to be called before all else.
 
     TensorFlow: `tf.distribute.MirroredStrategy` over the GPUs of this machine, or its logical CPUs;
@@ -156,6 +169,12 @@ def initialize(timeout=600.0):
     Raises:
         RuntimeError: if the script was started in another way than the backend needs, or
             distribution is set up already.
+
+    Examples:
+        >>> devices = keras_sdd.distribution.initialize()
+        >>> devices.num_devices, devices.is_main
+        (1, True)
+        >>> model = devices.prepare(keras_sdd.models.build("small/cnn_8_16_32"))
     """
     timeout = check_number("timeout", timeout)
     backend = keras.backend.backend()
@@ -170,5 +189,5 @@ def initialize(timeout=600.0):
     return devices
 
 
-def _import_engine():
+def _import_engine() -> ModuleType:
     return importlib.import_module(f"keras_sdd._backend.{keras.backend.backend()}_distribution")

@@ -47,17 +47,16 @@ _OF_REGIONS = (RegionPooling, RegionNorm, RegionOperation, RegionClassifier, Log
 _DROPOUTS = ("Dropout", "GaussianDropout", "GaussianNoise")
 
 
-def expose_spatial_logits(model, feature_layer=None, classifier_layer=None, patch_tokens=False):
+def expose_spatial_logits(
+    model: keras.Model,
+    feature_layer: str | keras.layers.Layer | None = None,
+    classifier_layer: str | keras.layers.Layer | None = None,
+    patch_tokens: bool = False,
+) -> keras.Model:
     """Give a classifier a second output: the logits of every position of its last map.
 
     They are what the layers after the pooling make of a position alone. Any such layers will do;
     a final softmax is stripped. All weights are shared with `model`, none copied.
-
-    ```python
-    model = keras.applications.MobileNetV3Small(weights=None, input_shape=(64, 64, 3), classes=10)
-    exposed = keras_sdd.expose_spatial_logits(model)
-    assert exposed.output["spatial_logits"].shape == (None, 2, 2, 10)
-    ```
 
     Args:
         model: a built functional or Sequential Keras classifier with one output (B, K), or a
@@ -78,6 +77,16 @@ def expose_spatial_logits(model, feature_layer=None, classifier_layer=None, patc
         ValueError: if the head cannot be exposed, with the layer in the way and the remedy.
 
     Source: eq. 4 and 5 of "Scale Decoupled Distillation" (CVPR 2024).
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> exposed = keras_sdd.expose_spatial_logits(model)
+        >>> {name: x.shape for name, x in exposed.output.items()}
+        {'logits': (None, 4), 'spatial_logits': (None, 8, 8, 4)}
+        >>> outputs = exposed(np.ones((1, 32, 32, 3), "float32"))
+        >>> means = keras.ops.mean(outputs["spatial_logits"], axis=(1, 2))  # this head is linear
+        >>> bool(keras.ops.max(keras.ops.abs(means - outputs["logits"])) < 1e-5)
+        True
     """
     check_classifier(model)
     if is_exposed(model):

@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NoReturn
 
 import keras
 from keras import layers
@@ -11,11 +12,12 @@ from keras_sdd._checks import check_scales, find_near
 from keras_sdd.graphs import find_calls, is_functional, lift, rebuild, structure
 from keras_sdd.heads import check_classifier, class_logits, find_head, find_logits, is_exposed
 from keras_sdd.stages import find_last_map, find_stages
+from keras_sdd.typing import Tensor
 
 _logger = logging.getLogger("keras_sdd")
 
 
-def with_size_of(model, other):
+def with_size_of(model: keras.Model, other: keras.layers.Layer) -> keras.Model:
     """A model for images of any size, for those of another model's; else as it is."""
     if not is_functional(other):  # what stands for a teacher takes no images
         return model
@@ -47,14 +49,22 @@ class Network:
 
     Raises:
         ValueError: if `model` is no such classifier.
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> network = keras_sdd.Network(model)
+        >>> network.logits.shape, network.embedding.shape, network.cells((1, 2)).shape
+        ((None, 4), (None, 32), (None, 5, 4))
+        >>> network.stages, network.feature("bn1_relu").shape
+        (['bn0_relu', 'bn1_relu', 'bn2_relu'], (None, 16, 16, 16))
     """
 
-    def __init__(self, model, frozen=False):
+    def __init__(self, model: keras.Model, frozen: bool = False) -> None:
         check_classifier(model)
         self.source = model
         self._frozen = frozen
         self.selection: Any = None
-        self._tensors: dict = {}  # what was read
+        self._tensors: dict[Hashable, Tensor] = {}  # what was read
         self._refusal = None  # why regions have no logits
         try:
             self._head: Any = find_head(model, frozen=frozen)
@@ -64,17 +74,17 @@ class Network:
         self._channels_first = next(filter(None, formats), None) == "channels_first"
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """K."""
         return class_logits(self.source).shape[-1]
 
     @property
-    def logits(self):
+    def logits(self) -> Tensor:
         """(B, K) from the model's own pooling and dropout, without a last softmax."""
         return self._once("logits", lambda: self._head.logits if self._head else self._end[0])
 
     @property
-    def embedding(self):
+    def embedding(self) -> Tensor:
         """(B, C): the pooled map, or what the classifier takes where no map is pooled.
 
         Raises:
@@ -93,24 +103,34 @@ class Network:
             )
         return vector
 
-    def cells(self, scales, pooling="direct"):
+    def cells(self, scales: Sequence[int], pooling: str = "direct") -> Tensor:
         """(B, N, K): the logits of the regions, as `keras_sdd.pool_cells` orders them.
 
         Regions are pooled first and classified after, N for H * W positions, by the model's own
         pooling and head. With `scales` (1,) any head will do: the one cell is the logits.
 
+        Args:
+            scales: the scales M, different positive integers.
+            pooling: as for `keras_sdd.pool_cells`.
+
+        Returns:
+            Symbolic tensor (B, N, K), N the sum of m * m.
+
         Raises:
             ValueError: if regions have no logits, with the layer in the way and the remedy.
         """
-        scales = check_scales(scales)
-        if scales != (1,):
+        wanted = check_scales(scales)
+        if wanted != (1,):
             self.check_places("regions")
-        return self._once(("cells", scales, pooling), lambda: self._classify(scales, pooling))
+        return self._once(("cells", wanted, pooling), lambda: self._classify(wanted, pooling))
 
-    def check_places(self, what):
+    def check_places(self, what: str) -> None:
         """Raise a ValueError if the network moves pixels at random in training.
 
         Teacher and student see different places then. `what` is compared of them, for the message.
+
+        Args:
+            what: `"maps"` or `"regions"`.
         """
         if self._frozen:
             return
@@ -125,7 +145,7 @@ class Network:
                     f"Received: the model {self.source.name!r}"
                 )
 
-    def _tell_small(self, scales):
+    def _tell_small(self, scales: tuple[int, ...]) -> None:
         """Say so if cells are copies of each other."""
         shape = self._head.map_shape[:2]
         finest = max(scales)
@@ -146,12 +166,15 @@ class Network:
             advice,
         )
 
-    def feature(self, layer):
+    def feature(self, layer: str | keras.layers.Layer) -> Tensor:
         """The output of a layer, also of one inside nested models; maps come as (B, H, W, C).
 
         Args:
             layer: its name, or the end of its path, as in `"backbone/conv1"`, where several
                 layers have that name; or the layer.
+
+        Returns:
+            Symbolic tensor (B, ...).
 
         Raises:
             ValueError: if there is no such layer, or several, or it is called several times.
@@ -164,7 +187,7 @@ class Network:
         return self._once(("feature", path), lambda: self._as_map(lift(node.outputs[0], around)))
 
     @property
-    def stages(self):
+    def stages(self) -> list[str]:
         """Paths of the layers that end the stages, fine to coarse, without the stem.
 
         Of the library's networks those of `keras_sdd.models.stages`, of KerasHub's backbones their
@@ -174,30 +197,37 @@ class Network:
         return self._stages[0]
 
     @property
-    def preactivations(self):
+    def preactivations(self) -> list[str]:
         """Paths of the same before their activation; where there is none, of the same layers."""
         return self._stages[1]
 
     @property
-    def last_map(self):
+    def last_map(self) -> str | None:
         """Path of the layer whose map is pooled, the last one; None where there is no map."""
         return find_last_map(self.source)
 
     @functools.cached_property
-    def _stages(self):
+    def _stages(self) -> tuple[list[str], list[str]]:
         return find_stages(self.source, self._channels_first)
 
-    def select(self, outputs):
-        """Make one model of all tensors in a nested dict, on the network's inputs: `selection`."""
+    def select(self, outputs: dict[str, Any]) -> keras.Model:
+        """Make one model of all tensors in a nested dict, on the network's inputs: `selection`.
+
+        Args:
+            outputs: symbolic tensors that were read of this network, in a nested dict.
+
+        Returns:
+            A functional model from the network's inputs to these tensors.
+        """
         self.selection = rebuild(self.source, outputs, "network")
         return self.selection
 
-    def _once(self, key, make):
+    def _once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         if key not in self._tensors:
             self._tensors[key] = make()
         return self._tensors[key]
 
-    def _classify(self, scales, pooling):
+    def _classify(self, scales: tuple[int, ...], pooling: str) -> Tensor:
         if scales == (1,):
             logits = self.logits
             return layers.Reshape((1, -1), dtype=logits.dtype, name="head_cells")(logits)
@@ -213,16 +243,16 @@ class Network:
         return self._head.cells(scales, pooling)
 
     @functools.cached_property
-    def _end(self):
+    def _end(self) -> tuple[Tensor, Tensor]:
         return find_logits(self.source)
 
-    def _as_map(self, x):
+    def _as_map(self, x: Tensor) -> Tensor:
         if not self._channels_first or len(x.shape) != 4:
             return x
         name = f"feature_{len(self._tensors)}_channels_last"
         return layers.Permute((2, 3, 1), dtype=x.dtype, name=name)(x)
 
-    def _refuse(self, name, calls):
+    def _refuse(self, name: str, calls: list[Any]) -> NoReturn:
         paths = sorted({path for path, *_ in calls})
         if not calls:
             known = sorted({path.split("/")[-1] for path, *_ in find_calls(self.source)})
@@ -246,7 +276,7 @@ _MOVING = (
 )  # fmt: skip
 
 
-def _find_moving(operation):
+def _find_moving(operation: Any) -> str | None:
     """The name of the class of a layer that moves pixels at random, also of one inside another."""
     if not isinstance(operation, layers.Layer) or is_functional(operation):
         return None

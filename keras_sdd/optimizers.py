@@ -1,9 +1,14 @@
 """The recipes' optimizer: stochastic gradient descent as PyTorch defines it."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sdd._checks import check_number
+from keras_sdd.typing import Config, Tensor
+
+__all__ = ["SGD"]
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -21,6 +26,7 @@ class SGD(keras.optimizers.Optimizer):
         momentum: 0 or greater.
         weight_decay: coefficient of w in the gradient, 0 or greater.
         nesterov: whether the step looks ahead, w = w - learning_rate * (g + momentum * v).
+        name: of the optimizer.
         **kwargs: of `keras.optimizers.Optimizer`, for example `global_clipnorm`. Gradients are
             clipped before the decay is added.
 
@@ -28,24 +34,33 @@ class SGD(keras.optimizers.Optimizer):
         ValueError: if `momentum` or `weight_decay` is negative or not finite.
 
     Source: `torch.optim.SGD`, dampening 0.
+
+    Examples:
+        >>> optimizer = keras_sdd.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.5)
+        >>> weight, gradient = keras.Variable(1.0), keras.ops.ones(())
+        >>> for _ in range(2):  # 1 - 0.1 * 1.5, then v = 0.9 * 1.5 + 1 + 0.5 * 0.85
+        ...     optimizer.apply([gradient], [weight])
+        ...     print(round(float(keras.ops.convert_to_numpy(weight)), 4))
+        0.85
+        0.5725
     """
 
     def __init__(
         self,
-        learning_rate=0.05,
-        momentum=0.9,
-        weight_decay=0.0,
-        nesterov=False,
-        name="sgd",
-        **kwargs,
-    ):
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.05,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        name: str = "sgd",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = check_number("momentum", momentum)
         # Not `weight_decay`: the base class would apply that, decoupled.
         self.coupled_weight_decay = check_number("weight_decay", weight_decay)
         self.nesterov = bool(nesterov)
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -53,7 +68,7 @@ class SGD(keras.optimizers.Optimizer):
         if self.momentum:
             self.momentums = self.add_optimizer_variables(variables, "momentum")
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Any) -> None:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         step = ops.cast(gradient, variable.dtype)
         if self.coupled_weight_decay:
@@ -66,7 +81,7 @@ class SGD(keras.optimizers.Optimizer):
                 step = ops.add(gradient, ops.multiply(step, self.momentum))
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {
             "momentum": self.momentum,
             "weight_decay": self.coupled_weight_decay,

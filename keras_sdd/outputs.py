@@ -1,5 +1,7 @@
 """What any teacher gives, of whichever framework, computed once and kept as cells."""
 
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,29 +14,25 @@ from keras_sdd.cell_store import CellStore
 from keras_sdd.data.batches import StoredOutputs, open_batches
 from keras_sdd.pooling import pool_cells
 from keras_sdd.stored_teacher import StoredTeacher
+from keras_sdd.typing import Dataset
 
 
 def cache_outputs(
-    function,
-    dataset,
-    folder,
-    scales=None,
-    pooling="direct",
-    dtype="float32",
-    top_k=None,
-    views=1,
-    augment=None,
-    batch_size=32,
-    verbose=1,
-):
+    function: Callable[[np.ndarray], Any],
+    dataset: Dataset,
+    folder: str | os.PathLike[str],
+    scales: Sequence[int] | None = None,
+    pooling: str = "direct",
+    dtype: str = "float32",
+    top_k: int | None = None,
+    views: int = 1,
+    augment: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    batch_size: int = 32,
+    verbose: int = 1,
+) -> Dataset:
     """Compute once what any teacher gives for the images of a data set, and give it to the set.
 
-    The teacher may be of any framework. In a distiller a `keras_sdd.StoredTeacher` stands for it:
-
-    ```python
-    train = keras_sdd.cache_outputs(function, (x_train, y_train), "cells", scales=(1, 2, 4))
-    distiller = keras_sdd.SDDDistiller(keras_sdd.StoredTeacher("cells"), student)
-    ```
+    The teacher may be of any framework. In a distiller a `keras_sdd.StoredTeacher` stands for it.
 
     A build that was killed goes on, a second run finds everything there, and images are checked,
     as with `keras_sdd.cache_teacher`.
@@ -66,6 +64,17 @@ def cache_outputs(
         ValueError: if what the function gives has another shape, is not finite, or is not what the
             folder holds; and as for `keras_sdd.cache_teacher`.
         OSError: if the disk is full; what was written before is kept.
+
+    Examples:
+        >>> images, labels = np.ones((6, 8, 8, 3), "float32"), np.arange(6)
+        >>> def teach(images):  # in any framework: maps of logits (B, H, W, K)
+        ...     return images[:, ::2, ::2] * np.array([1.0, 2.0, 3.0])
+        >>> train = keras_sdd.cache_outputs(teach, (images, labels), "cells", (1, 2), verbose=0)
+        >>> batch, targets = train[0]
+        >>> batch.shape, targets["teacher_cells"].shape, sorted(targets)
+        ((6, 8, 8, 3), (6, 5, 3), ['ids', 'labels', 'teacher_cells'])
+        >>> targets["teacher_cells"][0, 0].tolist()  # the global cell of an image
+        [1.0, 2.0, 3.0]
     """
     check_word("dtype", dtype, ("float16", "float32"))
     _check_views(views, augment)
@@ -95,13 +104,15 @@ class _CellFunction:
         pooling: as for `keras_sdd.pool_cells`.
     """
 
-    def __init__(self, function, scales, pooling):
+    def __init__(
+        self, function: Callable[[np.ndarray], Any], scales: Sequence[int] | None, pooling: str
+    ) -> None:
         self._function = function
         self._scales: Any = None if scales is None else check_scales(scales)
         self._pooling = check_word("pooling", pooling, ("direct", "nested"))
         self._num_classes: Any = None
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         outputs = np.asarray(self._function(images))
         self._check(outputs.shape, len(images))
         if outputs.ndim == 4:
@@ -109,20 +120,20 @@ class _CellFunction:
             return np.asarray(keras.ops.convert_to_numpy(cells))
         return outputs.astype("float32").reshape(len(images), -1, self._num_classes)
 
-    def identify(self):
+    def identify(self) -> dict[str, Any]:
         """What the cells are, as plain values, after a first call."""
         return {
             "teacher": "function", "scales": list(self._scales), "pooling": self._pooling,
             "num_classes": self._num_classes,
         }  # fmt: skip
 
-    def _check(self, shape, size):
+    def _check(self, shape: tuple[int, ...], size: int) -> None:
         if self._scales is None:
             self._scales = (1, 2, 4) if len(shape) == 4 else (1,)
         self._scales = (1, *(m for m in self._scales if m != 1))
         count = sum(m * m for m in self._scales)
         if len(shape) == 4:
-            expected = (size, *shape[1:3], self._num_classes or shape[-1])
+            expected: tuple[int, ...] = (size, *shape[1:3], self._num_classes or shape[-1])
         elif len(shape) == 2 and count == 1:
             expected = (size, self._num_classes or shape[-1])
         else:
@@ -137,7 +148,7 @@ class _CellFunction:
         self._num_classes = int(shape[-1])
 
 
-def _check_views(views, augment):
+def _check_views(views: int, augment: Callable[[np.ndarray, int], np.ndarray] | None) -> None:
     check_integers(1, views=views)
     if (views > 1) != (augment is not None):
         raise ValueError(

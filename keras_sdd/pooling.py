@@ -1,18 +1,21 @@
 """Cells of a map: the averages of its regions at several scales (eq. 6-7 of the SDD paper)."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sdd._checks import check_scales, check_word
+from keras_sdd.typing import Config, Shape, Tensor
 
 _POOLINGS = ("direct", "nested")
 _DATA_FORMATS = ("channels_last", "channels_first")
 
 
-def _edges(size, count):
+def _edges(size: int, count: int) -> list[tuple[int, int]]:
     """First and last (exclusive) position of `count` adaptive bins of `size` positions.
 
     Bin i covers floor(i * size / count) to ceil((i + 1) * size / count), so bins overlap where
@@ -21,7 +24,7 @@ def _edges(size, count):
     return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
-def _bins(size, count):
+def _bins(size: int, count: int) -> np.ndarray:
     """Rows that average `size` positions into `count` adaptive bins: shape (count, size)."""
     weights = np.zeros((count, size))
     for row, (start, stop) in zip(weights, _edges(size, count), strict=True):
@@ -29,12 +32,14 @@ def _bins(size, count):
     return weights
 
 
-def find_bounds(height, width, scales, pooling):
+def find_bounds(
+    height: int, width: int, scales: Sequence[int], pooling: str
+) -> list[tuple[int, int, int, int]]:
     """The cells of a map, in the order of `pool_cells`: top, bottom, left, right of each."""
     check_size((None, height, width, 1))
     finest = max(scales)
 
-    def edges(size, m):
+    def edges(size: int, m: int) -> list[tuple[int, int]]:
         if pooling == "direct":
             return _edges(size, m)
         fine = _edges(size, finest)
@@ -49,10 +54,10 @@ def find_bounds(height, width, scales, pooling):
 
 
 @functools.lru_cache(maxsize=64)
-def _cell_weights(height, width, scales, pooling):
+def _cell_weights(height: int, width: int, scales: tuple[int, ...], pooling: str) -> np.ndarray:
     """The constant matrix (N, H * W) that takes a flattened map to its N cells."""
 
-    def grid(rows, columns, m):
+    def grid(rows: int, columns: int, m: int) -> np.ndarray:
         return np.kron(_bins(rows, m), _bins(columns, m))
 
     if pooling == "direct":
@@ -64,7 +69,9 @@ def _cell_weights(height, width, scales, pooling):
     return np.concatenate(weights)
 
 
-def pool_cells(maps, scales, pooling="direct", data_format="channels_last"):
+def pool_cells(
+    maps: Tensor, scales: Sequence[int], pooling: str = "direct", data_format: str = "channels_last"
+) -> Tensor:
     """Average a map over the cells of an m x m grid, for every scale m.
 
     All scales are one matrix product. The bins are those of adaptive average pooling: any map
@@ -88,6 +95,12 @@ def pool_cells(maps, scales, pooling="direct", data_format="channels_last"):
             or width is unknown.
 
     Source: eq. 6 and 7 of "Scale Decoupled Distillation" (CVPR 2024).
+
+    Examples:
+        >>> maps = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
+        >>> cells = keras_sdd.pool_cells(maps, scales=(1, 2))
+        >>> keras.ops.convert_to_numpy(cells)[0, :, 0].tolist()  # the mean, then the four quarters
+        [7.5, 2.5, 4.5, 10.5, 12.5]
     """
     scales = check_scales(scales)
     check_word("pooling", pooling, _POOLINGS)
@@ -100,7 +113,7 @@ def pool_cells(maps, scales, pooling="direct", data_format="channels_last"):
     return _average(maps, _cell_weights(height, width, scales, pooling))
 
 
-def _average(maps, weights):
+def _average(maps: Tensor, weights: Tensor) -> Tensor:
     """Average maps (B, H, W, C) with a matrix (N, H * W)."""
     # In 16 bits a third is off by a part in a thousand: only the result is rounded to them.
     dtype = keras.backend.result_type(maps.dtype, "float32")
@@ -109,7 +122,7 @@ def _average(maps, weights):
     return ops.cast(cells, maps.dtype) if keras.backend.is_float_dtype(maps.dtype) else cells
 
 
-def average_to(maps, size):
+def average_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Average maps (B, H, W, C) over adaptive bins, as many as `size`, (h, w), says: (B, h, w, C).
 
     Height and width must be static.
@@ -129,7 +142,7 @@ def average_to(maps, size):
     return ops.matmul(columns, ops.reshape(maps, (-1, size[0], given[1], channels)))
 
 
-def check_size(shape, data_format="channels_last"):
+def check_size(shape: Shape, data_format: str = "channels_last") -> list[int]:
     """Height, width and channels of maps, if all are known.
 
     Raises:
@@ -137,7 +150,7 @@ def check_size(shape, data_format="channels_last"):
     """
     shape = tuple(shape)
     order = (2, 3, 1) if data_format == "channels_first" else (1, 2, 3)
-    sizes = [shape[i] for i in order] if len(shape) == 4 else [None]
+    sizes: list[Any] = [shape[i] for i in order] if len(shape) == 4 else [None]
     if None in sizes:
         raise ValueError(
             "`maps` must have rank 4 and a static height and width; a model for inputs of any size "
@@ -152,16 +165,17 @@ class CellPooling(keras.layers.Layer):
     """`pool_cells` as a layer: (B, H, W, C) to (B, N, C).
 
     Args:
-        scales, pooling: as in `pool_cells`.
+        scales: as in `pool_cells`.
+        pooling: as in `pool_cells`.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, scales, pooling="direct", **kwargs):
+    def __init__(self, scales: Sequence[int], pooling: str = "direct", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scales = check_scales(scales)
         self.pooling = check_word("pooling", pooling, _POOLINGS)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         height, width, _ = check_size(input_shape)
         # A variable, as PyTorch would copy a constant to the device in every step.
         self.weights_of_cells = self.add_weight(
@@ -173,8 +187,8 @@ class CellPooling(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, maps):
+    def call(self, maps: Tensor) -> Tensor:
         return _average(maps, self.weights_of_cells)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {"scales": self.scales, "pooling": self.pooling}

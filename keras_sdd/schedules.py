@@ -1,11 +1,17 @@
 """The recipes' learning rates."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_sdd._checks import check_number
 
+__all__ = ["step_learning_rate"]
 
-def step_learning_rate(initial, milestones, steps_per_epoch, factor=0.1):
+
+def step_learning_rate(
+    initial: float, milestones: Sequence[float], steps_per_epoch: int, factor: float = 0.1
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """A learning rate that is multiplied by `factor` at each milestone.
 
     Args:
@@ -20,6 +26,11 @@ def step_learning_rate(initial, milestones, steps_per_epoch, factor=0.1):
 
     Raises:
         ValueError: if the numbers are not positive or the milestones do not ascend.
+
+    Examples:
+        >>> schedule = keras_sdd.schedules.step_learning_rate(0.05, (150, 180), steps_per_epoch=10)
+        >>> [round(float(schedule(step)), 5) for step in (1499, 1500, 1800)]
+        [0.05, 0.005, 0.0005]
     """
     for name, value in (("initial", initial), ("factor", factor), ("steps", steps_per_epoch)):
         check_number(name, value, positive=True)

@@ -6,20 +6,16 @@ from keras import layers
 from keras_sdd.graphs import leave_no_trace, rebuild
 from keras_sdd.networks import Network
 from keras_sdd.normalization import BatchNorm
+from keras_sdd.typing import Shape
 
 
-def reuse_classifier(teacher, student):
+def reuse_classifier(teacher: keras.Model, student: keras.Model) -> keras.Model:
     """Give a student its teacher's classifier, behind a projector of its last map.
 
     The projector, a layer named `"projector"`, is three convolutions of size 1, 3 and 1, each with
     batch norm and ReLU. The pooling and the classifier are a copy of the teacher's, frozen. What
-    comes before is the student's own, its weights shared with `student`. To train it:
-
-    ```python
-    student = keras_sdd.reuse_classifier(teacher, student)
-    terms = [keras_sdd.terms.SimKD()]
-    distiller = keras_sdd.Distiller(teacher, student, terms, student_loss_weight=0.0)
-    ```
+    comes before is the student's own, its weights shared with `student`. `keras_sdd.terms.SimKD`
+    trains it.
 
     Args:
         teacher: built functional classifier, not nested in another model, with channels last.
@@ -34,6 +30,15 @@ def reuse_classifier(teacher, student):
         ValueError: for models without a last map that is pooled, and maps whose sizes do not fit.
 
     Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier" (CVPR 2022).
+
+    Examples:
+        >>> teacher = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> student = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> student = keras_sdd.reuse_classifier(teacher, student)
+        >>> student.get_layer("projector").output.shape, student.output.shape
+        ((None, 8, 8, 32), (None, 10))
+        >>> terms = [keras_sdd.terms.SimKD()]
+        >>> distiller = keras_sdd.Distiller(teacher, student, terms, student_loss_weight=0.0)
     """
     with leave_no_trace(teacher):
         end, (height, width, channels) = _find_end(teacher)
@@ -53,7 +58,7 @@ def reuse_classifier(teacher, student):
         return rebuild(student, classifier(maps), "reused")
 
 
-def _find_last(network):
+def _find_last(network: Network) -> str:
     if network.last_map is None:
         raise ValueError(
             "SimKD projects the last map (B, H, W, C) of the student to the teacher's. Received: "
@@ -62,7 +67,7 @@ def _find_last(network):
     return network.last_map
 
 
-def _find_end(teacher):
+def _find_end(teacher: keras.Model) -> tuple[keras.Model, Shape]:
     """A model from the teacher's last map to its logits, and the size of the map."""
     network = Network(teacher, frozen=True)
     maps = network.feature(_find_last(network))
@@ -76,7 +81,7 @@ def _find_end(teacher):
         ) from error
 
 
-def _find_factors(given, wanted, student):
+def _find_factors(given: Shape, wanted: Shape, student: keras.Model) -> tuple[int, ...]:
     """By how much the student's map is to be averaged, (1, 1) where it is no larger."""
     if None in (*given, *wanted):
         fits = False
@@ -93,7 +98,7 @@ def _find_factors(given, wanted, student):
     return tuple(a // b for a, b in zip(given, wanted, strict=True))
 
 
-def _make_projector(shape, channels):
+def _make_projector(shape: Shape, channels: int) -> keras.Model:
     steps = []
     for size, width in ((1, channels // 2), (3, channels // 2), (1, channels)):
         # Uniform in +-1 / sqrt(fan in), as PyTorch has it.

@@ -1,6 +1,9 @@
 """Where the stages of a network end: the layers that feature distillation compares."""
 
 import re
+from typing import Any
+
+import keras
 
 from keras_sdd.graphs import (
     find_bottlenecks,
@@ -37,7 +40,7 @@ _FAMILIES: tuple = (
 )
 
 
-def stages(model):
+def stages(model: keras.Model) -> dict[str, Any]:
     """The layers of a network of the zoo that feature distillation compares.
 
     They are those that public code, of which the papers' figures come, calls by the same words.
@@ -52,6 +55,12 @@ def stages(model):
 
     Raises:
         ValueError: if the model is none of the zoo.
+
+    Examples:
+        >>> model = keras_sdd.models.build("cifar100/resnet8")
+        >>> found = keras_sdd.models.stages(model)
+        >>> found["feats"], found["pooled_feat"]
+        (['bn1_relu', 'layer1_0_relu', 'layer2_0_relu', 'layer3_0_relu'], 'avgpool')
     """
     found = _find_family(model)
     if found is None:

@@ -1,8 +1,11 @@
 """A teacher of which nothing is there but the cells that it once gave."""
 
 import os
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sdd._checks import check_scales
@@ -11,6 +14,7 @@ from keras_sdd.cell_store import CellStore
 from keras_sdd.data.batches import StoredOutputs, open_batches
 from keras_sdd.heads import check_classifier, class_logits
 from keras_sdd.store_files import MANIFEST, read_manifest, tell_damaged
+from keras_sdd.typing import Config, Dataset, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -19,12 +23,6 @@ class StoredTeacher(keras.layers.Layer):
 
     Terms read its logits and cells; those that compare features need the teacher itself. It has
     no weights and computes nothing: the data set of `fit` has to carry the cells.
-
-    ```python
-    teacher = keras_sdd.StoredTeacher("cells")
-    distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2))
-    distiller.fit(teacher.attach((x_train, y_train)), epochs=30)
-    ```
 
     Args:
         folder: what `keras_sdd.cache_outputs` filled, or `keras_sdd.cache_teacher` for an
@@ -41,20 +39,42 @@ class StoredTeacher(keras.layers.Layer):
     Raises:
         FileNotFoundError: if the folder holds nothing.
         ValueError: if it holds something else, or is damaged.
+
+    Examples:
+        >>> images, labels = np.ones((6, 32, 32, 3), "float32"), np.arange(6)
+        >>> def teach(images):  # any program
+        ...     return np.ones((len(images), 4, 4, 10), "float32")
+        >>> cells = keras_sdd.cache_outputs(teach, (images, labels), "cells", (1, 2), verbose=0)
+        >>> teacher = keras_sdd.StoredTeacher("cells")
+        >>> teacher.scales, teacher.num_classes
+        ((1, 2), 10)
+        >>> student = keras_sdd.models.build("small/cnn_8_16_32")
+        >>> distiller = keras_sdd.SDDDistiller(teacher, student, scales=(1, 2))
+        >>> train = teacher.attach((images, labels), batch_size=3)  # for distiller.fit
+        >>> train[0][1]["teacher_cells"].shape
+        (3, 5, 10)
     """
 
-    def __init__(self, folder, held=None, **kwargs):
+    def __init__(
+        self, folder: str | os.PathLike[str], held: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**{"name": "stored_teacher"} | kwargs)
         self.folder = os.fspath(folder)
         held = _find_cells(self.folder) if held is None else held
         self.scales, self.pooling = check_scales(held["scales"]), held["pooling"]
         self.num_classes = held["num_classes"]
 
-    def attach(self, dataset, batch_size=32, augment=None):
+    def attach(
+        self,
+        dataset: Dataset,
+        batch_size: int = 32,
+        augment: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    ) -> Dataset:
         """Give a data set the stored cells of its images.
 
         Args:
-            dataset, batch_size: as for `keras_sdd.cache_outputs`.
+            dataset: as for `keras_sdd.cache_outputs`.
+            batch_size: as for `keras_sdd.cache_outputs`.
             augment: as there, where the folder holds several views.
 
         Returns:
@@ -74,8 +94,12 @@ class StoredTeacher(keras.layers.Layer):
         outputs = StoredOutputs(CellReader(store, kept, *size), dict, held["views"], augment)
         return open_batches(dataset, batch_size).attach(outputs)
 
-    def check_student(self, student):
-        """Raise a ValueError if a model cannot be its student."""
+    def check_student(self, student: keras.Model) -> None:
+        """Raise a ValueError if a model cannot be its student.
+
+        Args:
+            student: a classifier.
+        """
         check_classifier(student)
         classes = class_logits(student).shape[-1]
         if classes != self.num_classes:
@@ -84,11 +108,11 @@ class StoredTeacher(keras.layers.Layer):
                 f"{self.num_classes} in {self.folder}, student {classes}"
             )
 
-    def open_network(self):
+    def open_network(self) -> "StoredNetwork":
         """What terms can read of it."""
         return StoredNetwork(self)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         held = {name: getattr(self, name) for name in ("scales", "pooling", "num_classes")}
         return super().get_config() | {"folder": self.folder, "held": held}
 
@@ -100,18 +124,18 @@ class StoredNetwork:
         teacher: the `StoredTeacher`.
     """
 
-    def __init__(self, teacher):
+    def __init__(self, teacher: StoredTeacher) -> None:
         self.source = teacher
         self.num_classes = teacher.num_classes
         count = sum(m * m for m in teacher.scales)
         self._cells = keras.Input((count, self.num_classes), dtype="float32", name="teacher_cells")
 
     @property
-    def logits(self):
+    def logits(self) -> Tensor:
         """(B, K): the global cell."""
         return self._cells[:, 0]
 
-    def cells(self, scales, pooling="direct"):
+    def cells(self, scales: Sequence[int], pooling: str = "direct") -> Tensor:
         """(B, N, K): the cells of scales that are stored."""
         stored, scales = self.source.scales, check_scales(scales)
         missing = [m for m in scales if m not in stored]
@@ -136,10 +160,10 @@ class StoredNetwork:
         parts = [self._cells[:, first[m] : first[m] + m * m] for m in scales]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 
-    def check_places(self, what):
+    def check_places(self, what: str) -> None:
         """Nothing: what was computed cannot move."""
 
-    def _refuse(self, *_):
+    def _refuse(self, *_: Any) -> NoReturn:
         raise ValueError(
             "A stored teacher has the logits of cells and no features: leave out the terms that "
             "compare features or embeddings, or give the teacher itself. Received: the stored "
@@ -149,7 +173,9 @@ class StoredNetwork:
     embedding = stages = preactivations = last_map = property(_refuse)
     feature = _refuse
 
-    def freeze(self, read, fold=True, dtype=None):
+    def freeze(
+        self, read: dict[str, Any], fold: Any = True, dtype: str | None = None
+    ) -> "StoredReading":
         """What a step reads."""
         if dtype is not None:
             raise ValueError(
@@ -171,16 +197,16 @@ class StoredReading:
     takes_cells = True
     copy = None
 
-    def __init__(self, cells, read, folder):
+    def __init__(self, cells: Tensor, read: dict[str, Any], folder: str | os.PathLike[str]) -> None:
         self.outputs, self._folder = read, folder
-        self.variables: list = []
+        self.variables: list[keras.Variable] = []
         self.model = keras.Model(cells, read)
         self._shape = tuple(cells.shape[1:])
 
-    def follow(self, anyway=False):
+    def follow(self, anyway: bool = False) -> None:
         """Nothing."""
 
-    def check(self, x, targets=None):
+    def check(self, x: Tensor, targets: Any = None) -> bool:
         """Raise a ValueError if the targets of a batch lack the cells, or have others."""
         cells = targets.get("teacher_cells") if isinstance(targets, dict) else None
         shape = None if cells is None else tuple(cells.shape[1:])
@@ -194,14 +220,16 @@ class StoredReading:
             )
         return False
 
-    def complete(self, distiller, state, x, targets):
+    def complete(
+        self, distiller: keras.Model, state: Any, x: Tensor, targets: dict[str, Any]
+    ) -> dict[str, Any]:
         """Targets with what the terms read of the teacher, as `"teacher"`."""
         self.check(x, targets)
         others = {name: value for name, value in targets.items() if name != "teacher_cells"}
         cells = ops.cast(ops.convert_to_tensor(targets["teacher_cells"]), "float32")
         return others | {"teacher": self.model(cells)}
 
-    def predict(self, x):
+    def predict(self, x: Tensor) -> NoReturn:
         """Nothing is known of images."""
         raise ValueError(
             "A stored teacher computes nothing of images: distiller.teacher.attach(dataset) gives "
@@ -209,7 +237,7 @@ class StoredReading:
         )
 
 
-def _find_cells(folder):
+def _find_cells(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What is known of the cells in a folder: scales, pooling, num_classes, views, top_k."""
     if not os.path.exists(os.path.join(folder, MANIFEST)):
         CellStore.open(folder)  # says so

@@ -72,7 +72,7 @@ class Supervision:
 
     def set_class_weight(self, class_weight):
         """Weigh samples by class from now on, None for not; return whether that is new."""
-        weights = tabulate_weights(class_weight, self.num_classes)
+        weights: Any = tabulate_weights(class_weight, self.num_classes)
         is_new = not np.array_equal(weights, self._class_weights)
         self._class_weights = weights
         return is_new

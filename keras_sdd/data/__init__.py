@@ -4,6 +4,9 @@ A pipeline is a pure function of its seed and its epoch: order and augmentation 
 depend on the epochs before, so a resumed run reads what an unbroken one reads.
 """
 
+import os
+from typing import Any
+
 import keras
 
 from keras_sdd._checks import check_integers, check_known, check_word
@@ -15,12 +18,13 @@ from keras_sdd.data.lazy import import_module
 from keras_sdd.data.own_arrays import describe_arrays
 from keras_sdd.data.pipeline import FollowEpochs, build_pipeline, make_finish
 from keras_sdd.data.synthetic import open_synthetic
+from keras_sdd.typing import Dataset
 
 _IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 # Name: how to open it, what it holds, its name and splits in TensorFlow Datasets, its recipe.
 # `input_shape` is that of an image as handed out, channels last; `augmentation` is in words.
-DATASETS: dict[str, dict] = {
+DATASETS: dict[str, dict[str, Any]] = {
     "cifar100": {
         "open": open_cifar100,
         "num_classes": 100,
@@ -73,25 +77,25 @@ DATASETS: dict[str, dict] = {
 
 
 def load(
-    name,
-    split,
-    batch_size=64,
-    seed=0,
-    augment=None,
-    shuffle=None,
-    with_ids=False,
-    dtype="float32",
-    data_dir=None,
-    num_examples=None,
-    image_size=None,
-    drop_remainder=False,
-    first_epoch=0,
-    num_classes=None,
-    data_format=None,
-    validation_examples=0,
-    validation_seed=0,
-    labelled_examples=None,
-):
+    name: str | os.PathLike[str],
+    split: str,
+    batch_size: int = 64,
+    seed: int = 0,
+    augment: bool | None = None,
+    shuffle: bool | None = None,
+    with_ids: bool = False,
+    dtype: str = "float32",
+    data_dir: str | os.PathLike[str] | None = None,
+    num_examples: int | None = None,
+    image_size: int | None = None,
+    drop_remainder: bool = False,
+    first_epoch: int = 0,
+    num_classes: int | None = None,
+    data_format: str | None = None,
+    validation_examples: int = 0,
+    validation_seed: int = 0,
+    labelled_examples: int | None = None,
+) -> Dataset:
     """Load a split of a data set with its recipe's augmentation and normalization.
 
     Every pass over the result is an epoch with its own order and augmentation, a function of `seed`
@@ -112,7 +116,8 @@ def load(
             that are held out of the training images, unless a file of your own has such.
         batch_size: images per batch.
         seed: integer that decides order and augmentation.
-        augment, shuffle: whether to do so; by default for `"train"` alone.
+        augment: whether to crop and flip at random; by default for `"train"` alone.
+        shuffle: whether to shuffle; by default for `"train"` alone.
         with_ids: whether the targets are `{"labels", "ids"}` instead of the labels. The id of an
             image is its index in the split as it is stored, those left out not counted.
         dtype: `"float32"` for normalized images, or `"uint8"` for raw ones, a quarter of the
@@ -141,6 +146,12 @@ def load(
         ValueError: for an unknown `name` (naming near ones) and other arguments out of range.
         ImportError: if TensorFlow or TensorFlow Datasets is missing.
         FileNotFoundError: if the data set is not prepared, with the command that prepares it.
+
+    Examples:
+        >>> train = keras_sdd.data.load("synthetic", "train", batch_size=32, with_ids=True)
+        >>> images, targets = next(iter(train))
+        >>> tuple(images.shape), sorted(targets), len(train)  # 256 images
+        ((32, 32, 32, 3), ['ids', 'labels'], 8)
     """
     spec = find_spec(name)
     size = spec["input_shape"][0] if image_size is None else image_size
@@ -181,19 +192,33 @@ def load(
     return build_pipeline(source, batch_size, drop_remainder, seed, first_epoch, finish)
 
 
-def find_spec(name):
+def find_spec(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what `DATASETS` says of a data set, or what an `.npz` file of one's own holds.
+
+    Args:
+        name: a key of `DATASETS`, or the path of an `.npz` file, as for `load`.
+
+    Returns:
+        A dict with `"num_classes"`, `"input_shape"` (H, W, C), `"mean"` and `"std"` of the
+        channels, of values from 0 to 1, `"augmentation"` in words, and what else `load` needs.
 
     Raises:
         ValueError: for an unknown `name`, naming near ones, and for a file that does not fit.
         FileNotFoundError: if there is no such file.
+
+    Examples:
+        >>> spec = keras_sdd.data.find_spec("cifar100")
+        >>> spec["num_classes"], spec["input_shape"], spec["augmentation"]
+        (100, (32, 32, 3), 'pad 4, random crop 32, flip')
     """
     if str(name).endswith(".npz"):
         return describe_arrays(str(name))
     return DATASETS[check_known("data set", "name", name, DATASETS, "keras_sdd.data.DATASETS")]
 
 
-def normalization(name, data_format=None):
+def normalization(
+    name: str | os.PathLike[str], data_format: str | None = None
+) -> keras.layers.Normalization:
     """Return the layer that normalizes the raw images of `load(name, dtype="uint8")`.
 
     Put before a model, it gives what `dtype="float32"` gives.
@@ -208,6 +233,11 @@ def normalization(name, data_format=None):
 
     Raises:
         ValueError: for an unknown `name`, naming near ones.
+
+    Examples:
+        >>> layer = keras_sdd.data.normalization("synthetic")  # mean 0.5, standard deviation 0.25
+        >>> float(layer(np.full((1, 32, 32, 3), 255, "uint8"))[0, 0, 0, 0])
+        2.0
     """
     spec = find_spec(name)
     data_format = data_format or keras.config.image_data_format()
@@ -221,7 +251,7 @@ def normalization(name, data_format=None):
     )
 
 
-def _check_held_out(available, validation_examples):
+def _check_held_out(available: int, validation_examples: int) -> None:
     if available <= validation_examples:
         raise ValueError(
             f"{available} training images leave none to train on; hold out fewer. Received: "
@@ -229,7 +259,9 @@ def _check_held_out(available, validation_examples):
         )
 
 
-def _check_amount(available, needed, batch_size, drop_remainder):
+def _check_amount(
+    available: int, needed: int | None, batch_size: int, drop_remainder: bool
+) -> None:
     if needed is not None and available < needed:
         raise ValueError(f"The split has {available} examples. Received: num_examples={needed}")
     if drop_remainder and available < batch_size:

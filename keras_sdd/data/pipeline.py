@@ -8,6 +8,7 @@ import keras
 from keras_sdd._checks import describe
 from keras_sdd.data import augmentation
 from keras_sdd.data.lazy import tf
+from keras_sdd.typing import Dataset
 
 
 class EpochCounter:
@@ -32,9 +33,18 @@ class FollowEpochs(keras.callbacks.Callback):
 
     Raises:
         ValueError: if the data set does not come straight from `load`.
+
+    Examples:
+        >>> train = keras_sdd.data.load("synthetic", "train", batch_size=128)
+        >>> follow = keras_sdd.data.FollowEpochs(train)  # model.fit(train, callbacks=[follow])
+        >>> follow.on_epoch_begin(7)  # as `fit` does
+        >>> labels = next(iter(train))[1].numpy()
+        >>> resumed = keras_sdd.data.load("synthetic", "train", batch_size=128, first_epoch=7)
+        >>> bool(np.all(next(iter(resumed))[1].numpy() == labels))
+        True
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Dataset) -> None:
         super().__init__()
         counter = getattr(dataset, "epoch_counter", None)
         if not isinstance(counter, EpochCounter):
@@ -44,7 +54,7 @@ class FollowEpochs(keras.callbacks.Callback):
             )
         self.counter = counter
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.counter.epoch = epoch
 
 

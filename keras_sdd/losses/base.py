@@ -2,10 +2,14 @@
 
 import inspect
 import logging
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_sdd.typing import Config, Shape, Tensor
 
 _logger = logging.getLogger("keras_sdd")
 # Stands for the logit of a class that is left out. Finite, so that no inf - inf arises.
@@ -17,7 +21,7 @@ class Configurable:
 
     _is_fixed = False
 
-    def get_config(self):
+    def get_config(self) -> Config:
         names = inspect.signature(type(self)).parameters
         missing = [name for name in names if not hasattr(self, name)]
         if missing:
@@ -28,7 +32,7 @@ class Configurable:
             )
         return {name: getattr(self, name) for name in names}
 
-    def fix(self):
+    def fix(self) -> None:
         """Refuse new values of the arguments from now on, in the parts that have any too."""
         self._is_fixed = True
         for name in inspect.signature(type(self)).parameters:
@@ -36,7 +40,7 @@ class Configurable:
                 if isinstance(part, Configurable):
                     part.fix()
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         follows = isinstance(getattr(type(self), name, None), property)
         if self._is_fixed and not follows and name in inspect.signature(type(self)).parameters:
             raise AttributeError(
@@ -46,20 +50,20 @@ class Configurable:
         super().__setattr__(name, value)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**{name: _restore(value) for name, value in config.items()})
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
 
 
-def _parts(value):
+def _parts(value: Any) -> Sequence[Any]:
     """The parts of an argument: its entries, or itself alone."""
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
-def _restore(value):
+def _restore(value: Any) -> Any:
     """An argument from what a config holds: serialized, or made already."""
     if isinstance(value, (list, tuple)):
         return type(value)(_restore(part) for part in value)
@@ -68,7 +72,7 @@ def _restore(value):
     return keras.saving.deserialize_keras_object(value)
 
 
-def check_saving(part):
+def check_saving(part: Any) -> None:
     """Look, before a training, whether a loss or term can be saved and loaded.
 
     Raises:
@@ -94,25 +98,31 @@ def check_saving(part):
 class LogitLoss(Configurable):
     """A distillation loss between teacher logits and student logits.
 
-    A loss of your own is a subclass with one method, and gets its scale-decoupled form from
-    `ScaleDecoupled`:
-
-    ```python
-    @keras.saving.register_keras_serializable()
-    class MeanSquaredLogits(keras_sdd.losses.LogitLoss):
-        def call(self, labels, teacher_logits, student_logits):
-            return keras.ops.mean((teacher_logits - student_logits) ** 2, axis=-1)
-    ```
+    A loss of your own is a subclass with one method, `call`, and gets its scale-decoupled form from
+    `ScaleDecoupled`, or `keras_sdd.terms.SDD`.
 
     Arguments of `__init__` are kept as attributes of the same name; saving relies on it.
 
     Axis 0 is the batch: a loss that relates its samples sets `relates_samples = True`, gets logits
     of rank 2 or more, and gives every sample the value of the batch.
+
+    Raises:
+        ValueError: when it is called, if the shapes do not fit together.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable()
+        ... class MeanSquaredLogits(keras_sdd.losses.LogitLoss):
+        ...     def call(self, labels, teacher_logits, student_logits):
+        ...         return keras.ops.mean((teacher_logits - student_logits) ** 2, axis=-1)
+        >>> value = MeanSquaredLogits()(np.array([0]), np.array([[3.0, 1.0]]), np.zeros((1, 2)))
+        >>> float(value[0])
+        5.0
+        >>> term = keras_sdd.terms.SDD(MeanSquaredLogits(), scales=(1, 2))
     """
 
     relates_samples = False
 
-    def __call__(self, labels, teacher_logits, student_logits):
+    def __call__(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         """Compute the loss at every leading position.
 
         Args:
@@ -144,14 +154,23 @@ class LogitLoss(Configurable):
             )
         return self.call(*arguments)
 
-    def call(self, labels, teacher_logits, student_logits):
-        """Compute (...) from int32 labels (...) and float32 logits (..., K); write this one."""
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        """Compute (...) from int32 labels (...) and float32 logits (..., K); write this one.
+
+        Args:
+            labels: int32 tensor (...); -1 where one was no integer.
+            teacher_logits: float32 tensor (..., K).
+            student_logits: float32 tensor (..., K).
+
+        Returns:
+            float32 tensor (...), not reduced.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `call(labels, teacher_logits, student_logits)`."
         )
 
 
-def check_logit_loss(loss):
+def check_logit_loss(loss: Any) -> LogitLoss:
     """Return `loss` if it is a `LogitLoss`.
 
     Raises:
@@ -165,13 +184,13 @@ def check_logit_loss(loss):
     return loss
 
 
-def as_tensors(labels, teacher, student):
+def as_tensors(labels: Tensor, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Labels as int32 indices, logits of both networks as float32."""
     teacher, student = (ops.cast(x, "float32") for x in (teacher, student))
     return to_indices(ops.convert_to_tensor(labels)), teacher, student
 
 
-def as_cells(labels, teacher, student):
+def as_cells(labels: Tensor, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`as_tensors` of labels (B,) and the cells (B, N, K) of both networks.
 
     Raises:
@@ -188,19 +207,19 @@ def as_cells(labels, teacher, student):
 
 
 class _Average(keras.losses.Loss):
-    def call(self, values, _):
+    def call(self, values: Tensor, _: Any) -> Tensor:
         return values
 
 
 _average = _Average(name="average", dtype="float32")
 
 
-def average(values, sample_weight=None):
+def average(values: Tensor, sample_weight: Tensor = None) -> Tensor:
     """Average values (B,) as Keras does those of a loss: weighted, a replica's share of them."""
     return _average(values, values, sample_weight)
 
 
-def soften(logits, temperature):
+def soften(logits: Tensor, temperature: float) -> Tensor:
     """Divide logits (..., K) by the temperature, shifted so that the largest is 0.
 
     No loss here sees the shift; without it large logits lose their differences to rounding.
@@ -208,41 +227,41 @@ def soften(logits, temperature):
     return (logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))) / temperature
 
 
-def divergence(teacher, student):
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Kullback-Leibler divergence (...) between log-probabilities (..., K)."""
     return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
 
-def binary_divergence(teacher, student):
+def binary_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Divergence (...) between two probabilities of "yes or no", from their log-odds (...)."""
     yes = ops.sigmoid(teacher) * (ops.log_sigmoid(teacher) - ops.log_sigmoid(student))
     no = ops.sigmoid(-teacher) * (ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student))
     return yes + no
 
 
-def repeat_for_samples(value, labels):
+def repeat_for_samples(value: Any, labels: Tensor) -> Tensor:
     """Give every sample of `labels` (B, ...) the value (...) of its batch."""
     return ops.zeros_like(labels, dtype="float32") + value
 
 
-def to_indices(labels):
+def to_indices(labels: Tensor) -> Tensor:
     """Cast labels to int32, with -1 where that changes the value (fractions, NaN, overflow)."""
     indices = ops.cast(labels, "int32")
     return ops.where(ops.cast(indices, labels.dtype) == labels, indices, -1)
 
 
-def target_mask(labels, num_classes):
+def target_mask(labels: Tensor, num_classes: int) -> Tensor:
     """Boolean mask (..., K), true at the class of the int32 `labels` (...)."""
     return ops.expand_dims(labels, -1) == ops.arange(num_classes, dtype="int32")
 
 
-def nan_outside(labels, num_classes):
+def nan_outside(labels: Tensor, num_classes: int) -> Tensor:
     """float32 tensor (...): 1 where a label lies in [0, K), else NaN, to multiply a loss by."""
     inside = ops.logical_and(labels >= 0, labels < num_classes)
     return ops.where(inside, np.float32(1.0), np.float32("nan"))
 
 
-def split_target(logits, mask):
+def split_target(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Split logits (..., K) into the target class and the others.
 
     Returns:
@@ -255,7 +274,7 @@ def split_target(logits, mask):
     return target - ops.squeeze(normalizer, -1), others - normalizer
 
 
-def fits(shape, other):
+def fits(shape: Shape, other: Shape) -> bool:
     """Whether two static shapes agree, an unknown size fitting any."""
     return len(shape) == len(other) and all(
         a == b or None in (a, b) for a, b in zip(shape, other, strict=True)

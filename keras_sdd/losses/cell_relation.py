@@ -1,6 +1,7 @@
 """The relation between the cells of a scale, of implicit clustering distillation (iCD)."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ from keras import ops
 
 from keras_sdd._checks import check_number, check_numbers, check_scales
 from keras_sdd.losses.base import Configurable, as_tensors, fits
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -41,23 +43,40 @@ class CellRelation(Configurable):
 
     Source: Xue et al., "iCD: A Implicit Clustering Distillation Mathod for Structural Information
     Mining" (2025), and its code, in which the factor of the term is 2.
+
+    Examples:
+        >>> loss = keras_sdd.losses.CellRelation(scales=(1, 2))
+        >>> left, right = [5.0, 0.0], [0.0, 5.0]
+        >>> teacher = np.array([[left, left, right, left, right]])  # the global cell, then 2 x 2
+        >>> student = 0.1 * teacher[..., ::-1]  # other logits, and the same cells are alike
+        >>> float(loss(np.array([0]), teacher, student)[0])
+        0.0
+        >>> student = np.ones((1, 5, 2))  # all cells alike
+        >>> round(float(loss(np.array([0]), teacher, student)[0]), 4)
+        0.0808
     """
 
     relates_samples = False
 
-    def __init__(self, temperature=2.0, scales=(1, 2, 4), scale_weights=None):
+    def __init__(
+        self,
+        temperature: float = 2.0,
+        scales: Sequence[int] = (1, 2, 4),
+        scale_weights: Sequence[float] | None = None,
+    ) -> None:
         self.temperature = check_number("temperature", temperature, positive=True)
         self.scales = check_scales(scales)
         if scale_weights is not None:
             scale_weights = check_numbers("scale_weights", scale_weights, count=len(self.scales))
         self.scale_weights = scale_weights
 
-    def __call__(self, labels, teacher_cells, student_cells):
+    def __call__(self, labels: Tensor, teacher_cells: Tensor, student_cells: Tensor) -> Tensor:
         """Compute the loss of every sample.
 
         Args:
             labels: integer tensor (B,); not used.
-            teacher_cells, student_cells: float tensors (B, N, K), cell 0 the global one.
+            teacher_cells: float tensor (B, N, K), cell 0 the global one.
+            student_cells: float tensor (B, N, K), likewise.
 
         Returns:
             float32 tensor (B,).
@@ -82,13 +101,13 @@ class CellRelation(Configurable):
             )
         return self._compare(_normalize(teacher_cells), _normalize(student_cells))
 
-    def _weigh(self):
+    def _weigh(self) -> Sequence[float]:
         if self.scale_weights is not None:
             return self.scale_weights
         weights = [1 + math.log2(m) for m in self.scales]
         return [weight / sum(weights) for weight in weights]
 
-    def _compare(self, teacher, student):
+    def _compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """The loss (B,) of directions (B, N, K)."""
         total, start = ops.zeros_like(teacher[:, 0, 0]), 1
         for m, weight in zip(self.scales, self._weigh(), strict=True):
@@ -108,7 +127,7 @@ class CellRelation(Configurable):
         return total
 
 
-def _normalize(cells):
+def _normalize(cells: Tensor) -> Tensor:
     """Logits (..., K) divided by their norm; all zeros stay so."""
     squares = ops.sum(cells**2, axis=-1, keepdims=True)
     return cells / ops.sqrt(ops.maximum(squares, 1e-24))

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_sdd.losses.base import Configurable, as_cells, check_logit_loss
+from keras_sdd.losses.base import Configurable, LogitLoss, as_cells, check_logit_loss
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -33,23 +34,34 @@ class ClassAveraged(Configurable):
 
     Raises:
         ValueError: if `loss` is no `LogitLoss`.
+
+    Examples:
+        >>> cat, dog = np.log([0.75, 0.25]), np.log([0.25, 0.75])
+        >>> teacher = np.array([[cat, cat, cat, cat, dog]])  # the global cell, then four
+        >>> student = np.array([[cat, cat, cat, cat, cat]])
+        >>> for merge in (True, False):
+        ...     loss = keras_sdd.losses.ClassAveraged(keras_sdd.losses.KD(1.0), merge)
+        ...     print(round(float(loss(np.array([0]), teacher, student)[0]), 4))
+        0.1438
+        0.2747
     """
 
-    def __init__(self, loss, merge=True):
+    def __init__(self, loss: LogitLoss, merge: bool = True) -> None:
         self.loss = check_logit_loss(loss)
         self.merge = bool(merge)
 
     @property
-    def relates_samples(self):
+    def relates_samples(self) -> bool:
         """Whether a sample's value depends on the others of its batch."""
         return self.loss.relates_samples
 
-    def __call__(self, labels, teacher_cells, student_cells):
+    def __call__(self, labels: Tensor, teacher_cells: Tensor, student_cells: Tensor) -> Tensor:
         """Compute the loss of every sample.
 
         Args:
             labels: integer tensor (B,), class indices.
-            teacher_cells, student_cells: float tensors (B, N, K), cell 0 the global one.
+            teacher_cells: float tensor (B, N, K), cell 0 the global one.
+            student_cells: float tensor (B, N, K), likewise.
 
         Returns:
             float32 tensor (B,). Losses that use the labels give NaN where one lies outside [0, K).

@@ -1,13 +1,16 @@
 """Labels of any accepted kind: what class they are of, which are missing, which are wrong."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sdd.losses.base import to_indices
+from keras_sdd.typing import Tensor
 
 
-def class_indices(labels, num_classes):
+def class_indices(labels: Tensor, num_classes: int) -> Tensor:
     """Turn labels of any accepted kind into class indices.
 
     Args:
@@ -31,7 +34,7 @@ def class_indices(labels, num_classes):
     return to_indices(_squeeze(labels, num_classes))
 
 
-def _squeeze(labels, num_classes):
+def _squeeze(labels: Tensor, num_classes: int) -> Tensor:
     """Labels (B,) of (B,) or (B, 1), arrays or tensors."""
     shape = tuple(labels.shape)
     if len(shape) == 2 and shape[1] == 1:
@@ -45,7 +48,7 @@ def _squeeze(labels, num_classes):
     return labels
 
 
-def find_ignored(labels, ignore_class, num_classes):
+def find_ignored(labels: Tensor, ignore_class: int, num_classes: int) -> Tensor:
     """Boolean mask (B,): the samples without a label, marked by `ignore_class`.
 
     Of one-hot or soft labels, the rows that hold nothing but that number.
@@ -56,7 +59,7 @@ def find_ignored(labels, ignore_class, num_classes):
     return _squeeze(marked, num_classes)
 
 
-def replace_labels(labels, where, classes, num_classes):
+def replace_labels(labels: Tensor, where: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Labels of the same kind, `classes` (B,) in the place of those `where` a mask (B,) is true."""
     if tuple(labels.shape[1:]) == (num_classes,):
         rows = ops.one_hot(
@@ -67,7 +70,7 @@ def replace_labels(labels, where, classes, num_classes):
     return ops.where(where, ops.cast(classes, labels.dtype), labels)
 
 
-def check_labels(labels, num_classes, ignore_class=None):
+def check_labels(labels: Tensor, num_classes: int, ignore_class: int | None = None) -> None:
     """Raise a ValueError if some labels in an array are none of [0, K), with the first of them."""
     try:
         labels = np.asarray(labels)
@@ -98,17 +101,17 @@ def check_labels(labels, num_classes, ignore_class=None):
         )
 
 
-def _first(labels):
+def _first(labels: Tensor) -> Any:
     return next(iter(np.ravel(np.asarray(labels, dtype=object))), None)
 
 
-def find_fraction(mask):
+def find_fraction(mask: Tensor) -> Tensor:
     """The part of a mask (B,) that is true: exactly 1 where all is, on every backend."""
     count, size = ops.sum(ops.cast(mask, "float32")), ops.cast(ops.size(mask), "float32")
     return ops.where(count == size, 1.0, count / size)
 
 
-def tabulate_weights(class_weight, num_classes):
+def tabulate_weights(class_weight: dict[int, float] | None, num_classes: int) -> np.ndarray | None:
     """float32 array (K,) of the weights in a dict of class to weight; None for None.
 
     Raises:

@@ -1,5 +1,7 @@
 """MLLD: multi-level logit distillation of one view."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -7,6 +9,7 @@ from keras_sdd._checks import check_numbers
 from keras_sdd.losses.base import LogitLoss, divergence, soften
 from keras_sdd.losses.batch_relation import compare_samples, multiply_samples
 from keras_sdd.losses.class_relation import compare_classes
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -23,15 +26,25 @@ class MLLD(LogitLoss):
     Args:
         temperatures: one T or more, each greater than 0.
 
+    Raises:
+        ValueError: for no temperatures, or one that is not greater than 0.
+
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023).
+
+    Examples:
+        >>> loss = keras_sdd.losses.MLLD(temperatures=(1.0,))
+        >>> teacher, student = np.log([[0.75, 0.25]]), np.zeros((1, 2))
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 4)  # KL 0.1308, samples 0.0156, classes 0.0703
+        0.2167
     """
 
     relates_samples = True
 
-    def __init__(self, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0)):
+    def __init__(self, temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0)) -> None:
         self.temperatures = check_numbers("temperatures", temperatures, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         teacher_logits, student_logits = (soften(x, 1.0) for x in (teacher_logits, student_logits))
         total = 0.0
         for temperature in self.temperatures:

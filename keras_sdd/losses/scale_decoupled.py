@@ -1,11 +1,14 @@
 """The scale-decoupled form of any logit loss: eq. 8-10 of the SDD paper."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sdd._checks import check_number, check_scales, check_word
-from keras_sdd.losses.base import Configurable, as_cells, check_logit_loss, nan_outside
+from keras_sdd.losses.base import Configurable, LogitLoss, as_cells, check_logit_loss, nan_outside
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -34,18 +37,28 @@ class ScaleDecoupled(Configurable):
         ValueError: for options that do not fit; the message says what was received.
 
     Source: "Scale Decoupled Distillation" (CVPR 2024), eq. 8 to 10.
+
+    Examples:
+        >>> loss = keras_sdd.losses.ScaleDecoupled(keras_sdd.losses.KD(1.0))
+        >>> cat, dog = np.log([0.75, 0.25]), np.log([0.25, 0.75])
+        >>> teacher = np.array([[cat, cat, cat, cat, dog]])  # the image, four regions
+        >>> labels, student = np.array([0]), np.zeros((1, 5, 2))
+        >>> keras.ops.convert_to_numpy(loss.complementary(labels, teacher))[0].tolist()
+        [False, False, False, False, True]
+        >>> round(float(loss(labels, teacher, student)[0]), 4)  # (4 * 1 + 1 * 2) / 5 * 0.1308
+        0.157
     """
 
     def __init__(
         self,
-        loss,
-        consistent_weight=1.0,
-        complementary_weight=2.0,
-        consistency="label",
-        reduction="mean",
-        include_global=True,
-        scales=None,
-    ):
+        loss: LogitLoss,
+        consistent_weight: float = 1.0,
+        complementary_weight: float = 2.0,
+        consistency: str = "label",
+        reduction: str = "mean",
+        include_global: bool = True,
+        scales: Sequence[int] | None = None,
+    ) -> None:
         self.loss = check_logit_loss(loss)
         self.consistent_weight = check_number("consistent_weight", consistent_weight)
         self.complementary_weight = check_number("complementary_weight", complementary_weight)
@@ -61,20 +74,29 @@ class ScaleDecoupled(Configurable):
             )
 
     @property
-    def relates_samples(self):
+    def relates_samples(self) -> bool:
         """Whether a sample's value depends on the others of its batch."""
         return self.loss.relates_samples
 
-    def complementary(self, labels, teacher_cells):
-        """Boolean mask (B, N) of the complementary cells, from labels (B,) and cells (B, N, K)."""
+    def complementary(self, labels: Tensor, teacher_cells: Tensor) -> Tensor:
+        """Boolean mask (B, N) of the complementary cells, from labels (B,) and cells (B, N, K).
+
+        Args:
+            labels: integer tensor (B,).
+            teacher_cells: float tensor (B, N, K), cell 0 the global one.
+
+        Returns:
+            Boolean tensor (B, N).
+        """
         return find_complementary(labels, teacher_cells, self.consistency)
 
-    def __call__(self, labels, teacher_cells, student_cells):
+    def __call__(self, labels: Tensor, teacher_cells: Tensor, student_cells: Tensor) -> Tensor:
         """Compute the loss of every sample.
 
         Args:
             labels: integer tensor (B,), class indices.
-            teacher_cells, student_cells: float tensors (B, N, K), cell 0 the global one.
+            teacher_cells: float tensor (B, N, K), cell 0 the global one.
+            student_cells: float tensor (B, N, K), likewise.
 
         Returns:
             float32 tensor (B,). NaN where a label lies outside [0, K) and is needed.
@@ -98,11 +120,11 @@ class ScaleDecoupled(Configurable):
             value = value * nan_outside(labels, num_classes)
         return value
 
-    def _voters(self):
+    def _voters(self) -> list[int]:
         """The scales that have a vote, in the order of their cells."""
         return [1] * self.include_global + [m for m in self.scales or () if m != 1]
 
-    def _reduce(self, values):
+    def _reduce(self, values: Tensor) -> Tensor:
         """Reduce the cells that count, (B, N), to (B,)."""
         if self.reduction == "mean":
             return ops.mean(values, axis=-1)
@@ -119,7 +141,7 @@ class ScaleDecoupled(Configurable):
         return ops.sum(values, axis=-1)
 
 
-def find_complementary(labels, teacher_cells, consistency):
+def find_complementary(labels: Tensor, teacher_cells: Tensor, consistency: str) -> Tensor:
     """Boolean mask (B, N) of the complementary cells; see `ScaleDecoupled`."""
     predicted = ops.argmax(teacher_cells, axis=-1)
     if consistency == "label":

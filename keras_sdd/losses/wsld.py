@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import LogitLoss, nan_outside, soften, target_mask
+from keras_sdd.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -18,14 +19,24 @@ class WSLD(LogitLoss):
     Args:
         temperature: T, greater than 0.
 
+    Raises:
+        ValueError: if `temperature` is not greater than 0.
+
     Source: Zhou et al., "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance
     Tradeoff Perspective" (ICLR 2021). The weight of the term there is 2.25 on CIFAR-100.
+
+    Examples:
+        >>> loss = keras_sdd.losses.WSLD(temperature=1.0)
+        >>> teacher, student = np.log([[0.75, 0.25]]), np.zeros((1, 2))
+        >>> value = loss(np.array([0]), teacher, student)
+        >>> round(float(value[0]), 4)  # (1 - exp(-ln 2 / ln(4 / 3))) ln 2
+        0.6309
     """
 
-    def __init__(self, temperature=4.0):
+    def __init__(self, temperature: float = 4.0) -> None:
         self.temperature = check_number("temperature", temperature, positive=True)
 
-    def call(self, labels, teacher_logits, student_logits):
+    def call(self, labels: Tensor, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         num_classes = student_logits.shape[-1]
         mask = target_mask(labels, num_classes)
         teacher, student = (soften(x, 1.0) for x in (teacher_logits, student_logits))

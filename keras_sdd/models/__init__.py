@@ -4,6 +4,9 @@ A layer is named after the module path of the PyTorch original, with `_` for `.`
 (`layer1.0.conv1` is `layer1_0_conv1`); `keras_sdd.converters` builds on that.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from keras_sdd._checks import check_integers, check_known
@@ -16,6 +19,7 @@ from keras_sdd.models.shufflenet_v2 import build_shufflenet_v2
 from keras_sdd.models.vgg import build_vgg
 from keras_sdd.models.wide_resnet import build_wide_resnet
 from keras_sdd.stages import stages
+from keras_sdd.typing import Shape
 
 # Data set: default number of classes and height and width of its RGB images.
 FAMILIES = {
@@ -34,7 +38,7 @@ _CUB_STEM = {"stem_kernel": 7, "stem_strides": 2}
 _IMAGENET_STEM = {"stem_kernel": 7, "stem_strides": 2, "stem_pool": True}
 
 # Name: builder and its options.
-MODELS: dict[str, tuple] = {
+MODELS: dict[str, tuple[Callable[..., keras.Model], dict[str, Any]]] = {
     "cifar100/resnet8": (build_cifar_resnet, {"depth": 8}),
     "cifar100/resnet14": (build_cifar_resnet, {"depth": 14}),
     "cifar100/resnet20": (build_cifar_resnet, {"depth": 20}),
@@ -80,7 +84,12 @@ MODELS: dict[str, tuple] = {
 }
 
 
-def build(name, num_classes=None, input_shape=None, data_format=None):
+def build(
+    name: str,
+    num_classes: int | None = None,
+    input_shape: Shape | None = None,
+    data_format: str | None = None,
+) -> keras.Model:
     """Build a network of `MODELS`, freshly initialized as its original is.
 
     Args:
@@ -99,6 +108,13 @@ def build(name, num_classes=None, input_shape=None, data_format=None):
     Raises:
         ValueError: for an unknown `name`, listing the near ones; for a `num_classes` that is
             not a positive integer.
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> model.input.shape, model.output.shape, model.layers[-1].name
+        ((None, 32, 32, 3), (None, 4), 'fc')
+        >>> [x for x in keras_sdd.models.MODELS if x.startswith("imagenet/")]
+        ['imagenet/resnet18', 'imagenet/resnet34', 'imagenet/resnet50', 'imagenet/mobilenet_v1']
     """
     builder, options = MODELS[check_known("model", "name", name, MODELS, "keras_sdd.models.MODELS")]
     classes, size = FAMILIES[name.split("/")[0]]

@@ -1,11 +1,21 @@
 """Small convolutional networks without shortcuts, for studies on a CPU."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_sdd.models.layers import NetworkLayers, zeros
+from keras_sdd.typing import Shape
 
 
-def build_cnn(num_classes, input_shape, data_format=None, name=None, *, widths):
+def build_cnn(
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
+    *,
+    widths: Sequence[int],
+) -> keras.Model:
     """Build a network of 3x3 convolutions, each with batch normalization and ReLU.
 
     The map is halved before the second and the third: images of 32 pixels leave one of 8 x 8.

@@ -1,31 +1,33 @@
 """The layers the networks are made of, with the conventions their originals share."""
 
 import math
+from collections.abc import Callable
 
 import keras
 from keras import initializers, layers
 
 from keras_sdd._checks import check_word
 from keras_sdd.normalization import BatchNorm
+from keras_sdd.typing import Shape, Tensor
 
 
-def normal_fan_out(fan_in, fan_out):
+def normal_fan_out(fan_in: int, fan_out: int) -> keras.initializers.Initializer:
     """Normal values of variance 2 / fan_out."""
     return initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_out))
 
 
-def normal_small(fan_in, fan_out):
+def normal_small(fan_in: int, fan_out: int) -> keras.initializers.Initializer:
     """Normal values of standard deviation 0.01, whatever the fans."""
     return initializers.RandomNormal(stddev=0.01)
 
 
-def uniform_fan_in(fan_in, fan_out):
+def uniform_fan_in(fan_in: int, fan_out: int) -> keras.initializers.Initializer:
     """Uniform values in +-1 / sqrt(fan_in), PyTorch's default for every layer."""
     bound = 1.0 / math.sqrt(fan_in)
     return initializers.RandomUniform(-bound, bound)
 
 
-def zeros(fan_in, fan_out):
+def zeros(fan_in: int, fan_out: int) -> keras.initializers.Initializer:
     """Zeros."""
     return initializers.Zeros()
 
@@ -40,18 +42,19 @@ class NetworkLayers:
 
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
-        conv_init, linear_init, bias_init: functions of (fan_in, fan_out) that return an
-            initializer: for convolution kernels, for the classifier's kernel and for its bias.
+        conv_init: function of (fan_in, fan_out) that returns an initializer of convolution kernels.
             Fans are counted as in PyTorch: inputs of one group, outputs of all of them.
+        linear_init: the same for the classifier's kernel.
+        bias_init: the same for its bias.
     """
 
     def __init__(
         self,
-        data_format=None,
-        conv_init=normal_fan_out,
-        linear_init=uniform_fan_in,
-        bias_init=uniform_fan_in,
-    ):
+        data_format: str | None = None,
+        conv_init: Callable[[int, int], keras.initializers.Initializer] = normal_fan_out,
+        linear_init: Callable[[int, int], keras.initializers.Initializer] = uniform_fan_in,
+        bias_init: Callable[[int, int], keras.initializers.Initializer] = uniform_fan_in,
+    ) -> None:
         data_format = data_format or keras.config.image_data_format()
         self.data_format = check_word(
             "data_format", data_format, ("channels_last", "channels_first")
@@ -61,19 +64,27 @@ class NetworkLayers:
         self.linear_init = linear_init
         self.bias_init = bias_init
 
-    def channels(self, x):
+    def channels(self, x: Tensor) -> int:
         """Number of channels of a map."""
         return x.shape[self.channel_axis]
 
-    def size(self, x):
+    def size(self, x: Tensor) -> Shape:
         """Height and width of a map, `None` where unknown."""
         return x.shape[1:3] if self.channel_axis == -1 else x.shape[2:4]
 
-    def pad(self, x, name, padding):
+    def pad(self, x: Tensor, name: str, padding: int) -> Tensor:
         """Add `padding` rows and columns of zeros on every side."""
         return layers.ZeroPadding2D(padding, data_format=self.data_format, name=f"{name}_pad")(x)
 
-    def conv(self, x, name, filters, kernel_size=3, strides=1, use_bias=False):
+    def conv(
+        self,
+        x: Tensor,
+        name: str,
+        filters: int,
+        kernel_size: int = 3,
+        strides: int = 1,
+        use_bias: bool = False,
+    ) -> Tensor:
         """Convolve with half-kernel padding on both sides."""
         area = kernel_size**2
         if strides > 1 and kernel_size > 1:
@@ -89,7 +100,7 @@ class NetworkLayers:
             name=name,
         )(x)
 
-    def depthwise(self, x, name, strides=1):
+    def depthwise(self, x: Tensor, name: str, strides: int = 1) -> Tensor:
         """Convolve each channel with its own 3x3 kernel."""
         if strides > 1:
             x = self.pad(x, name, 1)
@@ -103,7 +114,7 @@ class NetworkLayers:
             name=name,
         )(x)
 
-    def grouped_pointwise(self, x, name, filters, groups):
+    def grouped_pointwise(self, x: Tensor, name: str, filters: int, groups: int) -> Tensor:
         """1x1 convolution in `groups` separate groups of channels.
 
         A matrix product per group: XLA and TensorFlow run a grouped Conv2D several times
@@ -119,14 +130,14 @@ class NetworkLayers:
         )(grouped)
         return self.merge_groups(grouped, name, self.size(x), filters)
 
-    def shuffle(self, x, name, groups):
+    def shuffle(self, x: Tensor, name: str, groups: int) -> Tensor:
         """Interleave the channels of `groups` groups: the first of each, the second of each..."""
         grouped = self.split_groups(x, name, groups)
         order = (1, 3, 2) if self.data_format == "channels_last" else (2, 1, 3)
         grouped = layers.Permute(order, name=f"{name}_permute")(grouped)
         return self.merge_groups(grouped, name, self.size(x), self.channels(x))
 
-    def split_groups(self, x, name, groups):
+    def split_groups(self, x: Tensor, name: str, groups: int) -> Tensor:
         """(B, H, W, C) to (B, H * W, G, C / G), or (B, C, H, W) to (B, G, C / G, H * W)."""
         if None in self.size(x):
             raise ValueError(
@@ -138,39 +149,39 @@ class NetworkLayers:
         shape = (positions, *grouped) if self.channel_axis == -1 else (*grouped, positions)
         return layers.Reshape(shape, name=f"{name}_split")(x)
 
-    def merge_groups(self, x, name, size, channels):
+    def merge_groups(self, x: Tensor, name: str, size: Shape, channels: int) -> Tensor:
         """Undo `split_groups`."""
         shape = (*size, channels) if self.channel_axis == -1 else (channels, *size)
         return layers.Reshape(shape, name=f"{name}_merge")(x)
 
-    def norm(self, x, name, relu=True):
+    def norm(self, x: Tensor, name: str, relu: bool = True) -> Tensor:
         """Batch normalization, then ReLU unless told otherwise."""
         x = BatchNorm(self.channel_axis, momentum=0.9, epsilon=1e-5, name=name)(x)
         return self.relu(x, name) if relu else x
 
-    def relu(self, x, name):
+    def relu(self, x: Tensor, name: str) -> Tensor:
         """ReLU, named after what it follows."""
         return layers.ReLU(name=f"{name}_relu")(x)
 
-    def add(self, x, y, name):
+    def add(self, x: Tensor, y: Tensor, name: str) -> Tensor:
         """Sum of two maps."""
         return layers.Add(name=f"{name}_add")([x, y])
 
-    def concatenate(self, x, y, name):
+    def concatenate(self, x: Tensor, y: Tensor, name: str) -> Tensor:
         """The channels of `x`, then those of `y`."""
         return layers.Concatenate(self.channel_axis, name=f"{name}_concatenate")([x, y])
 
-    def max_pool(self, x, name, pool_size=2, strides=2):
+    def max_pool(self, x: Tensor, name: str, pool_size: int = 2, strides: int = 2) -> Tensor:
         """Maximum of windows that lie inside the map."""
         return layers.MaxPooling2D(pool_size, strides, data_format=self.data_format, name=name)(x)
 
-    def average_pool(self, x, name, pool_size=2, strides=2):
+    def average_pool(self, x: Tensor, name: str, pool_size: int = 2, strides: int = 2) -> Tensor:
         """Average of windows that lie inside the map."""
         return layers.AveragePooling2D(pool_size, strides, data_format=self.data_format, name=name)(
             x
         )
 
-    def classify(self, x, name, num_classes):
+    def classify(self, x: Tensor, name: str, num_classes: int) -> Tensor:
         """Global average, then logits: (B, num_classes)."""
         x = layers.GlobalAveragePooling2D(self.data_format, name="avgpool")(x)
         fans = (x.shape[-1], num_classes)

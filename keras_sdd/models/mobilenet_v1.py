@@ -3,6 +3,7 @@
 import keras
 
 from keras_sdd.models.layers import NetworkLayers, uniform_fan_in
+from keras_sdd.typing import Shape
 
 # (filters, strides) of each depthwise-separable block.
 _BLOCKS = (
@@ -18,7 +19,9 @@ _BLOCKS = (
 )
 
 
-def build_mobilenet_v1(num_classes, input_shape, data_format=None, name=None):
+def build_mobilenet_v1(
+    num_classes: int, input_shape: Shape, data_format: str | None = None, name: str | None = None
+) -> keras.Model:
     """Build MobileNet.
 
     Args:

@@ -3,6 +3,7 @@
 import keras
 
 from keras_sdd.models.layers import NetworkLayers, normal_small, zeros
+from keras_sdd.typing import Shape, Tensor
 
 # (expansion, filters at full width, blocks, strides of the first block) of each stage.
 _STAGES = (
@@ -17,15 +18,15 @@ _STAGES = (
 
 
 def build_mobilenet_v2(
-    num_classes,
-    input_shape,
-    data_format=None,
-    name=None,
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
     *,
-    width=0.5,
-    stem_kernel=3,
-    stem_pool=False,
-):
+    width: float = 0.5,
+    stem_kernel: int = 3,
+    stem_pool: bool = False,
+) -> keras.Model:
     """Build MobileNetV2 in the form that distillation papers use on CIFAR.
 
     Args:
@@ -59,7 +60,9 @@ def build_mobilenet_v2(
     return keras.Model(inputs, net.classify(x, "classifier_0", num_classes), name=name)
 
 
-def _apply_block(net, x, name, expansion, filters, strides):
+def _apply_block(
+    net: NetworkLayers, x: Tensor, name: str, expansion: int, filters: int, strides: int
+) -> Tensor:
     residual = x
     x = net.norm(net.conv(x, f"{name}_0", expansion * net.channels(x), 1), f"{name}_1")
     x = net.norm(net.depthwise(x, f"{name}_3", strides), f"{name}_4")

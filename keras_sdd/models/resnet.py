@@ -1,15 +1,26 @@
 """ResNets: three-stage ones for CIFAR, four-stage ones with CIFAR, CUB and ImageNet stems."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_sdd.models.layers import NetworkLayers
+from keras_sdd.typing import Shape, Tensor
 
 _EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
 def build_cifar_resnet(
-    num_classes, input_shape, data_format=None, name=None, *, depth, widths=(16, 16, 32, 64), **stem
-):
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
+    *,
+    depth: int,
+    widths: Sequence[int] = (16, 16, 32, 64),
+    **stem: Any,
+) -> keras.Model:
     """Build a three-stage ResNet of basic blocks.
 
     Args:
@@ -47,21 +58,21 @@ def build_cifar_resnet(
 
 
 def build_resnet(
-    num_classes,
-    input_shape,
-    data_format=None,
-    name=None,
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
     *,
-    block,
-    blocks,
-    widths=(64, 128, 256, 512),
-    stem_width=64,
-    stem_kernel=3,
-    stem_strides=1,
-    stem_pool=False,
-    shortcut="downsample",
-    classifier="fc",
-):
+    block: str,
+    blocks: Sequence[int],
+    widths: Sequence[int] = (64, 128, 256, 512),
+    stem_width: int = 64,
+    stem_kernel: int = 3,
+    stem_strides: int = 1,
+    stem_pool: bool = False,
+    shortcut: str = "downsample",
+    classifier: str = "fc",
+) -> keras.Model:
     """Build a ResNet; every stage but the first halves the map.
 
     Args:
@@ -72,10 +83,12 @@ def build_resnet(
         block: `"basic"`, or `"bottleneck"`, whose output is four times as wide.
         blocks: number of blocks of each stage.
         widths: channels inside the blocks of each stage.
-        stem_width, stem_kernel, stem_strides: the first convolution.
+        stem_width: channels of the first convolution.
+        stem_kernel: its size.
+        stem_strides: its stride.
         stem_pool: whether a 3x3 maximum of stride 2 follows it.
-        shortcut, classifier: names of the projected shortcuts and of the last layer; the
-            originals differ in them.
+        shortcut: name of the projected shortcuts, in which the originals differ.
+        classifier: name of the last layer, likewise.
 
     Returns:
         A functional model from images (B, ...) to logits (B, num_classes).
@@ -97,7 +110,9 @@ def build_resnet(
     return keras.Model(inputs, net.classify(x, classifier, num_classes), name=name)
 
 
-def _apply_block(net, x, name, block, width, strides, shortcut):
+def _apply_block(
+    net: NetworkLayers, x: Tensor, name: str, block: str, width: int, strides: int, shortcut: str
+) -> Tensor:
     filters = width * _EXPANSION[block]
     residual = x
     if strides > 1 or net.channels(x) != filters:

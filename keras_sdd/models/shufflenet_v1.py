@@ -3,6 +3,7 @@
 import keras
 
 from keras_sdd.models.layers import NetworkLayers, uniform_fan_in
+from keras_sdd.typing import Shape, Tensor
 
 _GROUPS = 3
 _STEM_WIDTH = 24
@@ -11,8 +12,14 @@ _STAGES = ((240, 4), (480, 8), (960, 4))
 
 
 def build_shufflenet_v1(
-    num_classes, input_shape, data_format=None, name=None, *, stem_kernel=1, stem_strides=1
-):
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
+    *,
+    stem_kernel: int = 1,
+    stem_strides: int = 1,
+) -> keras.Model:
     """Build ShuffleNet with three groups.
 
     Args:
@@ -21,7 +28,8 @@ def build_shufflenet_v1(
             be known.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         name: name of the model.
-        stem_kernel, stem_strides: the first convolution.
+        stem_kernel: size of the first convolution.
+        stem_strides: its stride.
 
     Returns:
         A functional model from images (B, ...) to logits (B, num_classes).
@@ -41,7 +49,7 @@ def build_shufflenet_v1(
     return keras.Model(inputs, net.classify(x, "linear", num_classes), name=name)
 
 
-def _apply_block(net, x, name, filters, strides):
+def _apply_block(net: NetworkLayers, x: Tensor, name: str, filters: int, strides: int) -> Tensor:
     residual = x
     if strides == 2:
         filters -= net.channels(x)  # the shortcut brings the rest

@@ -4,14 +4,21 @@ import keras
 from keras import ops
 
 from keras_sdd.models.layers import NetworkLayers, uniform_fan_in
+from keras_sdd.typing import Shape, Tensor
 
 # (channels, blocks) of each stage.
 _STAGES = ((116, 4), (232, 8), (464, 4))
 
 
 def build_shufflenet_v2(
-    num_classes, input_shape, data_format=None, name=None, *, stem_kernel=1, stem_strides=1
-):
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
+    *,
+    stem_kernel: int = 1,
+    stem_strides: int = 1,
+) -> keras.Model:
     """Build ShuffleNetV2 of width 1.
 
     Args:
@@ -20,7 +27,8 @@ def build_shufflenet_v2(
             be known.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         name: name of the model.
-        stem_kernel, stem_strides: the first convolution.
+        stem_kernel: size of the first convolution.
+        stem_strides: its stride.
 
     Returns:
         A functional model from images (B, ...) to logits (B, num_classes).
@@ -42,7 +50,7 @@ def build_shufflenet_v2(
     return keras.Model(inputs, net.classify(x, "linear", num_classes), name=name)
 
 
-def _apply_down_block(net, x, name, filters):
+def _apply_down_block(net: NetworkLayers, x: Tensor, name: str, filters: int) -> Tensor:
     """Halve the map in two branches of half the filters each."""
     left = net.norm(net.depthwise(x, f"{name}_conv1", 2), f"{name}_bn1", relu=False)
     left = net.norm(net.conv(left, f"{name}_conv2", filters // 2, 1), f"{name}_bn2")
@@ -52,7 +60,7 @@ def _apply_down_block(net, x, name, filters):
     return net.shuffle(net.concatenate(left, right, name), f"{name}_shuffle", 2)
 
 
-def _apply_block(net, x, name):
+def _apply_block(net: NetworkLayers, x: Tensor, name: str) -> Tensor:
     """Transform one half of the channels, then interleave it with the other."""
     kept, x = ops.split(x, 2, axis=net.channel_axis)
     filters = net.channels(x)

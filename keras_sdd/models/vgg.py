@@ -3,6 +3,7 @@
 import keras
 
 from keras_sdd.models.layers import NetworkLayers, normal_small, zeros
+from keras_sdd.typing import Shape
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _CONVOLUTIONS = {
@@ -14,7 +15,14 @@ _CONVOLUTIONS = {
 }
 
 
-def build_vgg(num_classes, input_shape, data_format=None, name=None, *, depth):
+def build_vgg(
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
+    *,
+    depth: int,
+) -> keras.Model:
     """Build a VGG network.
 
     The map is halved three times, so that 32-pixel images leave a 4x4 map; 64-pixel images, and

@@ -3,11 +3,18 @@
 import keras
 
 from keras_sdd.models.layers import NetworkLayers, zeros
+from keras_sdd.typing import Shape, Tensor
 
 
 def build_wide_resnet(
-    num_classes, input_shape, data_format=None, name=None, *, depth, widen_factor
-):
+    num_classes: int,
+    input_shape: Shape,
+    data_format: str | None = None,
+    name: str | None = None,
+    *,
+    depth: int,
+    widen_factor: int,
+) -> keras.Model:
     """Build a wide ResNet.
 
     Args:
@@ -39,7 +46,7 @@ def build_wide_resnet(
     return keras.Model(inputs, net.classify(x, "fc", num_classes), name=name)
 
 
-def _apply_block(net, x, name, filters, strides):
+def _apply_block(net: NetworkLayers, x: Tensor, name: str, filters: int, strides: int) -> Tensor:
     residual = x
     x = net.norm(x, f"{name}_bn1")
     if net.channels(x) != filters:

@@ -1,6 +1,8 @@
 """Teachers of other classes than the student's, or of the same in another order."""
 
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from keras_sdd._checks import find_near
 from keras_sdd.graphs import rebuild
 from keras_sdd.heads import check_classifier, class_logits, find_logits, is_exposed
 from keras_sdd.regions import LinearLayer, RegionClassifier
+from keras_sdd.typing import Config, Shape, Tensor
 
 
 def select_classes(
@@ -20,13 +23,6 @@ def select_classes(
     A teacher of ImageNet's classes teaches a student of a few of them so, and one whose classes are
     sorted otherwise any student. What regions' logits are does not change, and a linear head stays
     linear. All weights are shared with `model`, none copied.
-
-    ```python
-    teacher = keras_sdd.teachers.select_classes(teacher, [281, 207, 340])
-    teacher = keras_sdd.teachers.select_classes(
-        teacher, ["cat", "dog", "zebra"], names=names_of_the_teacher
-    )
-    ```
 
     Args:
         model: a built functional or Sequential classifier of K classes; also one that `from_torch`,
@@ -42,6 +38,15 @@ def select_classes(
     Raises:
         ValueError: for a class that `model` does not have or that comes twice, fewer than two
             classes, or names that are not K.
+
+    Examples:
+        >>> model = keras_sdd.models.build("small/cnn_8_16_32", num_classes=4)
+        >>> names = ["cat", "dog", "horse", "zebra"]
+        >>> teacher = keras_sdd.teachers.select_classes(model, ["zebra", "cat"], names)  # or [3, 0]
+        >>> images = np.ones((1, 32, 32, 3), "float32")
+        >>> both = [keras.ops.convert_to_numpy(x(images))[0] for x in (model, teacher)]
+        >>> bool(np.all(both[0][[3, 0]] == both[1]))
+        True
     """
     check_classifier(model)
     chosen = _find_indices(indices, names, class_logits(model).shape[-1])
@@ -61,21 +66,21 @@ def select_classes(
 class ClassSelection(LinearLayer):
     """Some of the logits (..., K), by their indices."""
 
-    def __init__(self, indices, **kwargs):
+    def __init__(self, indices: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.indices = tuple(indices)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return ops.take(inputs, np.array(self.indices, "int32"), axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], len(self.indices))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {"indices": self.indices}
 
 
-def _find_indices(indices, names, num_classes):
+def _find_indices(indices: Any, names: Any, num_classes: int) -> list[int]:
     """Return the numbers of the chosen classes."""
     chosen = list(indices)
     if names is not None:
@@ -98,7 +103,7 @@ def _find_indices(indices, names, num_classes):
     return chosen
 
 
-def _look_up(chosen, names, num_classes):
+def _look_up(chosen: list[Any], names: list[str], num_classes: int) -> list[int]:
     if len(names) != num_classes:
         raise ValueError(
             f"`names` must be those of all {num_classes} classes of the model. Received: "

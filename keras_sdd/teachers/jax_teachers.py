@@ -1,13 +1,22 @@
 """Functions of JAX as teachers: functional Keras models around them."""
 
+from collections.abc import Callable
+from typing import Any, NoReturn
+
 import keras
 import numpy as np
 from keras import layers
 
 from keras_sdd._checks import check_input_shape
+from keras_sdd.typing import Tensor
 
 
-def from_jax(function, params, input_shape: tuple[int, int, int], classifier=None) -> keras.Model:
+def from_jax(
+    function: Callable[[Any, Any], Any],
+    params: Any,
+    input_shape: tuple[int, int, int],
+    classifier: tuple[Any, Any] | None = None,
+) -> keras.Model:
     """Make a teacher of a JAX function, on Keras's JAX backend, or on TensorFlow.
 
     The parameters become weights of the model that do not train. On TensorFlow, JAX translates the
@@ -50,6 +59,19 @@ def from_jax(function, params, input_shape: tuple[int, int, int], classifier=Non
 
     Raises:
         ValueError: on PyTorch; if the function or the classifier do not give what they should.
+
+    Examples:
+        >>> params = {"kernel": np.ones((3, 8), "float32")}
+        >>> teacher = keras_sdd.teachers.from_jax(
+        ...     lambda params, images: images @ params["kernel"],  # the map (B, 16, 16, 8)
+        ...     params,
+        ...     input_shape=(16, 16, 3),
+        ...     classifier=(np.full((8, 4), 0.5), np.zeros(4)),
+        ... )
+        >>> float(teacher(np.ones((1, 16, 16, 3), "float32"))[0, 0])  # 8 * 3 * 0.5
+        12.0
+        >>> keras_sdd.Network(teacher).cells((1, 2)).shape
+        (None, 5, 4)
     """
     if keras.backend.backend() == "torch":
         raise ValueError(
@@ -75,7 +97,7 @@ def from_jax(function, params, input_shape: tuple[int, int, int], classifier=Non
     return keras.Model(images, logits, name="jax_teacher")
 
 
-def _classify(vectors, classifier, dtype):
+def _classify(vectors: Tensor, classifier: tuple[Any, Any], dtype: str) -> Tensor:
     first, second = classifier
     options = {"name": "classifier", "dtype": dtype}
     if callable(first):
@@ -107,11 +129,11 @@ def _classify(vectors, classifier, dtype):
 class JaxPart(layers.JaxLayer):
     """A JAX function of frozen parameters and a tensor."""
 
-    def __init__(self, function, params, **kwargs):
+    def __init__(self, function: Callable[[Any, Any], Any], params: Any, **kwargs: Any) -> None:
         super().__init__(lambda params, inputs: function(params, inputs), params=params, **kwargs)
         self.trainable = False
 
-    def get_config(self):
+    def get_config(self) -> NoReturn:
         raise ValueError(
             f"{self.name!r} is a function of JAX, of which Keras can write or copy nothing. Save "
             "the student, distiller.student.save(...), or the weights alone, "

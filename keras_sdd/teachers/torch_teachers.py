@@ -2,16 +2,18 @@
 
 import collections
 import re
+from typing import Any, NoReturn
 
 import keras
 from keras import layers
 
 from keras_sdd._checks import check_input_shape, check_known, check_numbers, describe
 from keras_sdd.regions import LinearLayer
+from keras_sdd.typing import Shape, Tensor
 
 
 def from_torch(
-    module,
+    module: Any,
     input_shape: tuple[int, int, int],
     features: str | list[str] | None = None,
     classifier: str | None = None,
@@ -43,8 +45,9 @@ def from_torch(
             model, for terms that compare maps, with `_` for `.`.
         classifier: name of the submodule that makes logits of that, pooled or pooling it; None to
             find it. It is then taken as one, whatever is in it.
-        mean, std: of the channels: the module gets (images - mean) / std. None if images come as
-            the module wants them. timm's `module.default_cfg` has those of images from 0 to 1.
+        mean: of the channels: the module gets (images - mean) / std. None if images come as the
+            module wants them. timm's `module.default_cfg` has those of images from 0 to 1.
+        std: of the channels, likewise.
 
     Returns:
         A functional model from images (B, H, W, C) to logits (B, K), without trainable weights. It
@@ -54,6 +57,17 @@ def from_torch(
     Raises:
         ValueError: on another backend; if the module gives no logits, or what it does is not found
             in parts, with the submodule in the way and the remedy.
+
+    Examples:
+        >>> from torch import nn
+        >>> module = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        ... )
+        >>> teacher = keras_sdd.teachers.from_torch(
+        ...     module, (16, 16, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        ... )
+        >>> teacher.output.shape, keras_sdd.Network(teacher).cells((1, 2)).shape
+        ((None, 4), (None, 5, 4))
     """
     if keras.backend.backend() != "torch":
         raise ValueError(
@@ -76,7 +90,7 @@ def from_torch(
     return model
 
 
-def _check_names(module, features, classifier):
+def _check_names(module: Any, features: list[str], classifier: str | None) -> None:
     """Raise a ValueError if `module` is none, or has no submodules of these names."""
     if not hasattr(module, "named_modules"):
         raise ValueError(f"Expected a torch.nn.Module. Received: {describe(module)}")
@@ -88,7 +102,9 @@ def _check_names(module, features, classifier):
         check_known("submodule", "classifier", classifier, known, listed)
 
 
-def _build(teacher, shape, map_names, data_format):
+def _build(
+    teacher: Any, shape: tuple[int, ...], map_names: list[str], data_format: str
+) -> keras.Model:
     """The functional model."""
     parts, names = teacher.parts, _Names()
     images = keras.Input(shape, name="images", dtype=keras.config.floatx())
@@ -96,10 +112,10 @@ def _build(teacher, shape, map_names, data_format):
     if len(map_names) == 1:
         maps = TorchBody(teacher, data_format, **names.take(map_names[0]))(images)
     else:
-        options = [names.take(x) for x in map_names]
+        taken = [names.take(x) for x in map_names]
         given = TorchBody(teacher, data_format, **names.take(f"body of {kind}"))(images)
-        named = [layers.Identity(**x)(y) for x, y in zip(options[:-1], given[:-1], strict=True)]
-        maps = LastOf(**options[-1])([*named, given[-1]])
+        named = [layers.Identity(**x)(y) for x, y in zip(taken[:-1], given[:-1], strict=True)]
+        maps = LastOf(**taken[-1])([*named, given[-1]])
     options = names.take(parts.names[1])
     if parts.kind == "token":
         vectors = maps[:, 0]
@@ -120,10 +136,10 @@ _POOLINGS = {"average": layers.GlobalAveragePooling2D, "maximum": layers.GlobalM
 class _Names:
     """Names of layers, each different, after submodules."""
 
-    def __init__(self):
-        self._counts: collections.Counter = collections.Counter()
+    def __init__(self) -> None:
+        self._counts: collections.Counter[str] = collections.Counter()
 
-    def take(self, name):
+    def take(self, name: str) -> dict[str, str]:
         """Options of a layer."""
         name = re.sub("[^A-Za-z0-9]+", "_", name).strip("_")
         self._counts[name] += 1
@@ -140,12 +156,12 @@ class _Part(layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, teacher, **kwargs):
+    def __init__(self, teacher: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.teacher = teacher
         self.built = True
 
-    def get_config(self):
+    def get_config(self) -> NoReturn:
         raise ValueError(
             f"{self.name!r} is a part of a PyTorch module, of which Keras can write or copy "
             "nothing. Save the student, distiller.student.save(...), or the weights alone, "
@@ -154,26 +170,26 @@ class _Part(layers.Layer):
 
     # The module's weights are its owner's: Keras neither stores nor loads them.
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         pass
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         pass
 
 
 class TorchBody(_Part):
     """Images to the map that is pooled, or to a list of maps of which it is the last one."""
 
-    def __init__(self, teacher, data_format, **kwargs):
+    def __init__(self, teacher: Any, data_format: str, **kwargs: Any) -> None:
         super().__init__(teacher, **kwargs)
         self.data_format = data_format
         self.state = teacher.share_state()  # for counts and digests: the layer computes without
 
-    def call(self, images):
+    def call(self, images: Tensor) -> Tensor:
         maps = self.teacher.find_maps(images)
         return maps if len(maps) > 1 else maps[0]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         shapes = [(input_shape[0], *shape) for shape in self.teacher.map_shapes]
         return shapes if len(shapes) > 1 else shapes[0]
 
@@ -181,14 +197,14 @@ class TorchBody(_Part):
 class TorchPooling(_Part):
     """The module's own pooling: maps to vectors."""
 
-    def __init__(self, teacher, data_format, **kwargs):
+    def __init__(self, teacher: Any, data_format: str, **kwargs: Any) -> None:
         super().__init__(teacher, **kwargs)
         self.data_format = data_format
 
-    def call(self, maps):
+    def call(self, maps: Tensor) -> Tensor:
         return self.teacher.pool(maps)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         own = self.teacher.map_shapes[-1]
         if not self.teacher.parts.takes_any_size and tuple(input_shape[1:]) != own:
             raise ValueError(f"Only maps {own} are pooled. Received: {input_shape}")
@@ -198,10 +214,10 @@ class TorchPooling(_Part):
 class TorchClassifier(_Part):
     """What the module makes of pooled vectors: the logits."""
 
-    def call(self, vectors):
+    def call(self, vectors: Tensor) -> Tensor:
         return self.teacher.classify(vectors)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.teacher.num_classes)
 
 
@@ -212,8 +228,8 @@ class TorchLinear(TorchClassifier, LinearLayer):
 class LastOf(layers.Layer):
     """The last one of a list of maps; the others are there to be read by name."""
 
-    def call(self, maps):
+    def call(self, maps: list[Tensor]) -> Tensor:
         return maps[-1]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: list[Shape]) -> Any:
         return input_shape[-1]

@@ -1,6 +1,7 @@
 """A term of the loss: what it reads of both networks, and what it makes of that."""
 
 import re
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -8,23 +9,14 @@ from keras import layers, ops
 from keras_sdd import _backend
 from keras_sdd._checks import check_number
 from keras_sdd.losses.base import Configurable, average, check_saving
+from keras_sdd.networks import Network
+from keras_sdd.typing import Config, Shape, Tensor
 
 
 class Term(Configurable, layers.Layer):
     """One part of a distillation loss.
 
-    A term of your own is a subclass with two methods, `read` and `call`:
-
-    ```python
-    @keras.saving.register_keras_serializable()
-    class EmbeddingDistance(keras_sdd.terms.Term):
-        def read(self, network):
-            return {"embedding": network.embedding}
-
-        def call(self, teacher, student, targets):
-            gap = teacher["embedding"] - student["embedding"]
-            return keras.ops.mean(gap**2, axis=-1)
-    ```
+    A term of your own is a subclass with two methods, `read` and `call`.
 
     What it learns (layers, trainable variables) it makes in `build`: the distiller trains that with
     the student, saves it, and leaves it out of `distiller.student`. What it remembers is a
@@ -50,13 +42,29 @@ class Term(Configurable, layers.Layer):
 
     Raises:
         ValueError: if `weight` or `warmup_steps` is negative or not finite.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable()
+        ... class EmbeddingDistance(keras_sdd.terms.Term):
+        ...     def read(self, network):
+        ...         return {"embedding": network.embedding}
+        ...
+        ...     def call(self, teacher, student, targets):
+        ...         gap = teacher["embedding"] - student["embedding"]
+        ...         return keras.ops.mean(gap**2, axis=-1)
+        >>> term = EmbeddingDistance(weight=10.0, warmup_steps=100)
+        >>> term.name, float(term.weight)
+        ('embedding_distance_loss', 10.0)
+        >>> value = term.call({"embedding": np.ones((1, 8))}, {"embedding": np.zeros((1, 8))}, {})
+        >>> float(value[0])  # unweighted
+        1.0
     """
 
     relates_samples = False
     storable = True
     needs_ids = False
 
-    def __init__(self, weight=1.0, warmup_steps=0, name=None):
+    def __init__(self, weight: float = 1.0, warmup_steps: int = 0, name: str | None = None) -> None:
         super().__init__(name=name or _name_after(type(self)), dtype="float32")
         self._weight = add_scalar(self, "weight", check_number("weight", weight))
         self._warmup_steps = check_number("warmup_steps", warmup_steps)
@@ -64,22 +72,28 @@ class Term(Configurable, layers.Layer):
         self._tracker_of_loss = keras.metrics.Mean(name=self.name)
 
     @property
-    def weight(self):
+    def weight(self) -> keras.Variable:
+        """The factor of the term in the loss, a scalar variable."""
         return self._weight
 
     @weight.setter
-    def weight(self, value):
+    def weight(self, value: float) -> None:
         self._weight.assign(check_number("weight", value))
 
     @property
-    def warmup_steps(self):
+    def warmup_steps(self) -> float:
         """Number of steps over which the weight grows; fixed, as it is part of the program."""
         return self._warmup_steps
 
-    def choose(self, teacher, student):
-        """Look at both networks, before either is read."""
+    def choose(self, teacher: Network, student: Network) -> None:
+        """Look at both networks, before either is read.
 
-    def read(self, network):
+        Args:
+            teacher: `keras_sdd.Network`.
+            student: `keras_sdd.Network`.
+        """
+
+    def read(self, network: Network) -> dict[str, Tensor]:
         """Choose what the term reads of a network, both alike; or write the two methods below.
 
         Args:
@@ -93,22 +107,44 @@ class Term(Configurable, layers.Layer):
             "`read_student(network)`."
         )
 
-    def read_teacher(self, network):
-        """Choose what the term reads of the teacher."""
+    def read_teacher(self, network: Network) -> dict[str, Tensor]:
+        """Choose what the term reads of the teacher.
+
+        Args:
+            network: `keras_sdd.Network`.
+
+        Returns:
+            dict of name to symbolic tensor.
+        """
         return self.read(network)
 
-    def read_student(self, network):
-        """Choose what the term reads of the student."""
+    def read_student(self, network: Network) -> dict[str, Tensor]:
+        """Choose what the term reads of the student.
+
+        Args:
+            network: `keras_sdd.Network`.
+
+        Returns:
+            dict of name to symbolic tensor.
+        """
         return self.read(network)
 
-    def build(self, teacher_shapes, student_shapes):
-        """Make what the term learns or remembers, from dicts of name to shape."""
+    def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
+        """Make what the term learns or remembers, from dicts of name to shape.
 
-    def call(self, teacher, student, targets):
+        Args:
+            teacher_shapes: of what was read, with None for the batch.
+            student_shapes: of what was read, with None for the batch.
+        """
+
+    def call(
+        self, teacher: dict[str, Tensor], student: dict[str, Tensor], targets: dict[str, Any]
+    ) -> Tensor:
         """Compute the term, unweighted.
 
         Args:
-            teacher, student: dicts of what was read, float32 tensors.
+            teacher: dict of what was read of it, float32 tensors.
+            student: the same of the student.
             targets: dict of what the data set gives: `"labels"` and others, as `"ids"`.
 
         Returns:
@@ -118,8 +154,12 @@ class Term(Configurable, layers.Layer):
             f"{type(self).__name__} must implement `call(teacher, student, targets)`."
         )
 
-    def check_targets(self, targets):
-        """Raise a ValueError if the targets of a first batch, a dict of arrays, will not do."""
+    def check_targets(self, targets: dict[str, Any]) -> None:
+        """Raise a ValueError if the targets of a first batch, a dict of arrays, will not do.
+
+        Args:
+            targets: as for `call`.
+        """
         if self.needs_ids and "ids" not in targets:
             raise ValueError(
                 f"{self.name!r} needs the number of every sample in the data set: give arrays to "
@@ -127,31 +167,56 @@ class Term(Configurable, layers.Layer):
                 f"with_ids=True. Received: targets {sorted(targets)}"
             )
 
-    def find_teacher_logits(self, teacher):
+    def find_teacher_logits(self, teacher: dict[str, Tensor]) -> Tensor:
         """The teacher's logits (B, K) of the whole image, if they are in what the term reads.
 
         They stand in for labels that are missing.
+
+        Args:
+            teacher: what was read of it, as for `call`.
+
+        Returns:
+            Tensor (B, K), or None.
         """
 
-    def identify_reading(self):
+    def identify_reading(self) -> dict[str, Any]:
         """What tells the teacher's part from that of another term like it, for a cache on disk."""
         return {}
 
-    def compute(self, teacher, student, targets, sample_weight, batch_size):
-        """The weighted term of a training step, averaged over the batch and logged: ()."""
+    def compute(
+        self,
+        teacher: dict[str, Tensor],
+        student: dict[str, Tensor],
+        targets: dict[str, Any],
+        sample_weight: Tensor,
+        batch_size: Tensor,
+    ) -> Tensor:
+        """The weighted term of a training step, averaged over the batch and logged: ().
+
+        Args:
+            teacher: as for `call`.
+            student: as for `call`.
+            targets: as for `call`.
+            sample_weight: (B,), or None.
+            batch_size: scalar.
+
+        Returns:
+            Scalar tensor.
+        """
         values = ops.cast(self(teacher, student, targets, training=True), "float32")
         if len(values.shape) > 1:
             raise ValueError(
                 f"A term must give a value for each sample (B,), or one (). Received: {self.name!r}"
                 f" gives {tuple(values.shape)}"
             )
+        # Keras sums losses over replicas: each has its part, and what is logged is the whole.
         replicas = _backend.count_replicas()
         mean = average(values, sample_weight) if len(values.shape) else values / replicas
         loss = self._weight * self._advance() * mean
         self._tracker_of_loss.update_state(replicas * loss, batch_size)
         return loss
 
-    def _advance(self):
+    def _advance(self) -> Tensor:
         """Count a step and return its part of the weight."""
         if not self._warmup_steps:
             return 1.0
@@ -159,15 +224,15 @@ class Term(Configurable, layers.Layer):
         self._warmup_step.assign(step)
         return step / self._warmup_steps
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         return config | ({"weight": to_number(self._weight)} if "weight" in config else {})
 
-    def get_build_config(self):
+    def get_build_config(self) -> None:
         return None  # the distiller builds its terms, from its two models
 
 
-def check_terms(terms):
+def check_terms(terms: Any) -> tuple[Term, ...]:
     """The terms as a tuple, if they can stand side by side in a new distiller."""
     terms = tuple(terms) if isinstance(terms, (list, tuple)) else (terms,)
     if not terms or not all(isinstance(term, Term) for term in terms):
@@ -189,7 +254,7 @@ def check_terms(terms):
     return terms
 
 
-def check_reading(term, read):
+def check_reading(term: Term, read: Any) -> dict[str, Tensor]:
     """Return what a term reads, if it is a dict of symbolic tensors."""
     if not isinstance(read, dict) or not all(map(keras.utils.is_keras_tensor, read.values())):
         raise ValueError(
@@ -199,7 +264,7 @@ def check_reading(term, read):
     return read
 
 
-def add_scalar(layer, name, value):
+def add_scalar(layer: keras.layers.Layer, name: str, value: float) -> keras.Variable:
     """Give a layer a number that callbacks may change: part of a step's state, not its program."""
     return layer.add_weight(
         name=name, initializer=keras.initializers.Constant(value), trainable=False,
@@ -207,12 +272,12 @@ def add_scalar(layer, name, value):
     )  # fmt: skip
 
 
-def to_number(variable):
+def to_number(variable: keras.Variable) -> float:
     """The shortest number that a float32 variable rounds to: 0.9, not 0.8999999761581421."""
     return float(str(ops.convert_to_numpy(variable)))
 
 
-def _name_after(cls):
+def _name_after(cls: type) -> str:
     """`EmbeddingDistance` to `embedding_distance_loss`: the same in every process."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__)
     return f"{words.lower().strip('_')}_loss"

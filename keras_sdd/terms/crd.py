@@ -1,5 +1,7 @@
 """CRD: contrastive representation distillation."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -7,10 +9,12 @@ from keras import layers, ops
 from keras_sdd import _backend
 from keras_sdd._checks import check_integers, check_number
 from keras_sdd.losses.labels import class_indices
+from keras_sdd.networks import Network
 from keras_sdd.terms.base import add_scalar
 from keras_sdd.terms.features import EmbeddingTerm, check_single_pair
 from keras_sdd.terms.lengths import to_unit_length
 from keras_sdd.terms.sp import flatten
+from keras_sdd.typing import LayerPairs, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -40,7 +44,8 @@ class CRD(EmbeddingTerm):
         layers: one pair of layers, flattened, to compare instead of what the classifiers read.
         seed: of the draw of negatives; None for another in every run.
         weight: factor in the loss; that of the public programs.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for several pairs of layers, or numbers out of range; in `fit`, for targets
@@ -48,23 +53,33 @@ class CRD(EmbeddingTerm):
 
     Source: Tian et al., "Contrastive Representation Distillation" (ICLR 2020), section 3, with the
     memories and constants of the public programs.
+
+    Examples:
+        >>> term = keras_sdd.terms.CRD(num_samples=100, num_negatives=10)
+        >>> term.build({"embedding": (None, 8)}, {"embedding": (None, 4)})  # as a distiller does
+        >>> tuple(term.teacher_memory.shape), tuple(term.embed_student.kernel.shape)
+        ((100, 128), (4, 128))
+        >>> term.check_targets({"labels": np.array([3, 5])})
+        Traceback (most recent call last):
+        ValueError: 'crd_loss' needs the number of every sample in the data set: ...
+        >>> term.check_targets({"labels": np.array([3, 5]), "ids": np.array([0, 99])})
     """
 
     needs_ids = True
 
     def __init__(
         self,
-        num_samples,
-        num_negatives=16384,
-        temperature=0.07,
-        momentum=0.5,
-        num_features=128,
-        layers=None,
-        seed=None,
-        weight=0.8,
-        warmup_steps=0,
-        name="crd_loss",
-    ):
+        num_samples: int,
+        num_negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        num_features: int = 128,
+        layers: LayerPairs | None = None,
+        seed: int | None = None,
+        weight: float = 0.8,
+        warmup_steps: int = 0,
+        name: str = "crd_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
         check_integers(2, num_samples=num_samples)
         check_integers(1, num_negatives=num_negatives, num_features=num_features)
@@ -75,14 +90,14 @@ class CRD(EmbeddingTerm):
             raise ValueError(f"`momentum` must be 1 or less. Received: momentum={momentum!r}")
         check_single_pair("CRD", self.layers)
         self.num_features, self.seed = num_features, seed
-        self._num_classes: int | None = None
+        self._num_classes: Any = None  # known once it is in a distiller
         self.random = keras.random.SeedGenerator(seed)
 
-    def choose(self, teacher, student):
+    def choose(self, teacher: Network, student: Network) -> None:
         super().choose(teacher, student)
         self._num_classes = student.num_classes
 
-    def build(self, teacher_shapes, student_shapes):
+    def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
         (teacher,), (student,) = teacher_shapes.values(), student_shapes.values()
         self.embed_teacher = self._make_embedding(teacher, "embed_teacher")
         self.embed_student = self._make_embedding(student, "embed_student")
@@ -103,7 +118,7 @@ class CRD(EmbeddingTerm):
         self.teacher_normalizer = add_scalar(self, "teacher_normalizer", -1.0)
         self.student_normalizer = add_scalar(self, "student_normalizer", -1.0)
 
-    def _make_embedding(self, shape, name):
+    def _make_embedding(self, shape: Shape, name: str) -> keras.layers.Layer:
         size = int(np.prod(shape[1:]))
         # Uniform in +-1 / sqrt(fan in), as the public programs have it.
         bound = size**-0.5
@@ -115,7 +130,7 @@ class CRD(EmbeddingTerm):
         layer.build((None, size))
         return layer
 
-    def check_targets(self, targets):
+    def check_targets(self, targets: dict[str, Any]) -> None:
         super().check_targets(targets)
         ids = ops.convert_to_numpy(targets["ids"])
         if ids.size and not (ids.min() >= 0 and ids.max() < self.num_samples):
@@ -125,7 +140,9 @@ class CRD(EmbeddingTerm):
                 f"{ids.min()} to {ids.max()}"
             )
 
-    def call(self, teacher, student, targets):
+    def call(
+        self, teacher: dict[str, Tensor], student: dict[str, Tensor], targets: dict[str, Any]
+    ) -> Tensor:
         if "ids" not in targets:  # of data that no first batch was seen of
             self.check_targets(targets)
         (teacher,), (student,) = teacher.values(), student.values()
@@ -147,7 +164,7 @@ class CRD(EmbeddingTerm):
         self._remember(self.student_memory, ids, student)
         return ops.where(inside, value, np.float32("nan"))
 
-    def _note_classes(self, ids, labels):
+    def _note_classes(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Remember the classes of the samples; each is one of its own where none is known."""
         if labels is None:
             labels = ids
@@ -157,7 +174,7 @@ class CRD(EmbeddingTerm):
         self.classes.assign(ops.scatter_update(self.classes, rows[:, None], values))
         return labels
 
-    def draw_negatives(self, labels):
+    def draw_negatives(self, labels: Tensor) -> Tensor:
         """Draw for samples of the classes `labels` (B,) others, ids (B, num_negatives).
 
         All samples of other classes stand in a row, sorted by class. One is drawn of each of
@@ -178,12 +195,19 @@ class CRD(EmbeddingTerm):
         place = ops.where(place < start, place, place + (end - start))
         return ops.take(order, ops.minimum(place, self.num_samples - 1))
 
-    def _draw(self, shape, bound):
+    def _draw(self, shape: tuple[Tensor, ...], bound: Tensor) -> Tensor:
         """Integers in [0, bound)."""
         drawn = keras.random.uniform(shape, seed=self.random) * ops.cast(bound, "float32")
         return ops.minimum(ops.cast(drawn, "int32"), bound - 1)
 
-    def _contrast(self, embedding, memory, normalizer, ids, negatives):
+    def _contrast(
+        self,
+        embedding: Tensor,
+        memory: keras.Variable,
+        normalizer: keras.Variable,
+        ids: Tensor,
+        negatives: Tensor,
+    ) -> Tensor:
         """The value (B,) of one side, of samples `ids` (B,) against `negatives` (B, k)."""
         # All products cost less than gathering k rows of the memory for each sample. A copy, as
         # gradients want the memory that PyTorch changes in place.
@@ -197,7 +221,7 @@ class CRD(EmbeddingTerm):
         shift = shift + float(np.log(self.num_negatives / self.num_samples))
         return ops.softplus(shift - own) + ops.sum(ops.softplus(others - shift), axis=-1)
 
-    def _find_normalizer(self, normalizer, own, others):
+    def _find_normalizer(self, normalizer: keras.Variable, own: Tensor, others: Tensor) -> Tensor:
         """log Z, of the scores of this step if it is the first."""
         own, others = (ops.exp(ops.stop_gradient(x)) for x in (own, others))
         count = 1 + self.num_negatives
@@ -208,7 +232,7 @@ class CRD(EmbeddingTerm):
         normalizer.assign(known)
         return ops.log(known)
 
-    def _remember(self, memory, ids, embedding):
+    def _remember(self, memory: keras.Variable, ids: Tensor, embedding: Tensor) -> None:
         rows = _backend.gather_over_devices(ids)
         seen = _backend.gather_over_devices(ops.stop_gradient(embedding))
         old = ops.take(ops.convert_to_tensor(memory), rows, axis=0)

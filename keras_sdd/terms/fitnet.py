@@ -1,10 +1,14 @@
 """FitNet: a map of the teacher as a hint."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
+from keras_sdd.networks import Network
 from keras_sdd.normalization import BatchNorm
 from keras_sdd.terms.features import FeatureTerm, check_single_pair, match_stages
+from keras_sdd.typing import LayerPairs, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -21,27 +25,41 @@ class FitNet(FeatureTerm):
     Args:
         layers: one pair; by default the ends of the second stages.
         weight: factor in the loss; that of the public programs.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for several pairs; when it is built, for maps that no regressor fits.
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets" (ICLR 2015), eq. 3; in one stage,
     with the joint loss of the public programs that compare with it.
+
+    Examples:
+        >>> term = keras_sdd.terms.FitNet(layers=[("conv3", "conv2")])
+        >>> teacher, student = np.ones((2, 4, 4, 8)), np.ones((2, 8, 8, 6))
+        >>> values = term.compare(teacher, student)
+        >>> tuple(values.shape), tuple(term.conv.kernel.shape)  # 3x3 of stride 2, to 8 channels
+        ((2,), (3, 3, 6, 8))
     """
 
-    def __init__(self, layers=None, weight=100.0, warmup_steps=0, name="fitnet_loss"):
+    def __init__(
+        self,
+        layers: LayerPairs | None = None,
+        weight: float = 100.0,
+        warmup_steps: int = 0,
+        name: str = "fitnet_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
         check_single_pair("FitNet", self.layers)
 
-    def choose_pairs(self, teacher, student):
+    def choose_pairs(self, teacher: Network, student: Network) -> LayerPairs:
         return match_stages(teacher, student)[:2][-1:]
 
-    def read_student(self, network):
+    def read_student(self, network: Network) -> dict[str, Tensor]:
         network.check_places("maps")
         return super().read_student(network)
 
-    def build(self, teacher_shapes, student_shapes):
+    def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
         teacher_shape, student_shape = teacher_shapes["map0"], student_shapes["map0"]
         kind, padding, options = choose_convolution(teacher_shape, student_shape)
         common = {"data_format": "channels_last", "dtype": "float32"}
@@ -55,17 +73,20 @@ class FitNet(FeatureTerm):
         self.conv.build(self.pad.compute_output_shape(student_shape))
         self.bn.build((None, *teacher_shape[1:]))
 
-    def regress(self, student_map):
+    def regress(self, student_map: Tensor) -> Tensor:
         """(B, H', W', C') to the teacher's (B, H, W, C), as in training."""
         return ops.relu(self.bn(self.conv(self.pad(student_map)), training=True))
 
-    def compare(self, teacher_map, student_map):
+    def compare(self, teacher_map: Tensor, student_map: Tensor) -> Tensor:
+        teacher_map, student_map = (ops.cast(x, "float32") for x in (teacher_map, student_map))
         if not self.built:
             self.build({"map0": teacher_map.shape}, {"map0": student_map.shape})
         return ops.mean((self.regress(student_map) - teacher_map) ** 2, axis=(1, 2, 3))
 
 
-def choose_convolution(teacher_shape, student_shape):
+def choose_convolution(
+    teacher_shape: Shape, student_shape: Shape
+) -> tuple[type, int, dict[str, Any]]:
     """Choose what takes the student's map to the size of the teacher's: layer, padding, options."""
     shapes = (tuple(teacher_shape), tuple(student_shape))
     if all(len(shape) == 4 and None not in shape[1:] for shape in shapes):

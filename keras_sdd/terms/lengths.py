@@ -2,8 +2,10 @@
 
 from keras import ops
 
+from keras_sdd.typing import Tensor
 
-def to_unit_length(vectors):
+
+def to_unit_length(vectors: Tensor) -> Tensor:
     """Divide float32 vectors (..., F) by their Euclidean length; zero stays zero."""
     # The largest entry first, as squares of large and of small features leave float32.
     largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=-1, keepdims=True))

@@ -1,12 +1,17 @@
 """ReviewKD: coarse maps of the student help to match the teacher's fine ones."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_sdd.networks import Network
 from keras_sdd.normalization import BatchNorm
 from keras_sdd.pooling import CellPooling
 from keras_sdd.terms.features import FeatureTerm, name_shapes, sort_maps
+from keras_sdd.typing import LayerPairs, Shape, Tensor
 
 _COMMON = {"data_format": "channels_last", "dtype": "float32"}
 
@@ -40,32 +45,39 @@ class ReviewKD(FeatureTerm):
 
     Source: Chen et al., "Distilling Knowledge via Knowledge Review" (CVPR 2021), section 3;
     sizes and weights are those of the public programs.
+
+    Examples:
+        >>> term = keras_sdd.terms.ReviewKD()
+        >>> teacher = [np.ones((2, 2, 2, 8)), np.ones((2, 8))]  # fine to coarse
+        >>> student = [np.ones((2, 2, 2, 4)), np.ones((2, 4))]
+        >>> tuple(term.compare(teacher, student).shape), len(term.stages)
+        ((2,), 2)
     """
 
     def __init__(
         self,
-        layers=None,
-        preactivations=False,
-        weight=1.0,
-        warmup_steps=0,
-        name="reviewkd_loss",
-    ):
+        layers: LayerPairs | None = None,
+        preactivations: bool = False,
+        weight: float = 1.0,
+        warmup_steps: int = 0,
+        name: str = "reviewkd_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
         self.preactivations = bool(preactivations)
 
-    def choose_pairs(self, teacher, student):
+    def choose_pairs(self, teacher: Network, student: Network) -> LayerPairs:
         names = student.preactivations if self.preactivations else student.stages
         return list(zip(teacher.preactivations[::-1], names[::-1], strict=False))[::-1]
 
-    def read_student(self, network):
+    def read_student(self, network: Network) -> dict[str, Tensor]:
         network.check_places("maps")
         return super().read_student(network)
 
-    def _read(self, network, side):
+    def _read(self, network: Network, side: int) -> dict[str, Tensor]:
         read = super()._read(network, side)
         return read if self.layers is not None else read | {"embedding": network.embedding}
 
-    def build(self, teacher_shapes, student_shapes):
+    def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
         sides = map(sort_maps, (teacher_shapes, student_shapes))
         shapes = [[_as_map_shape(x) for x in side] for side in sides]
         width = min(512, shapes[1][-1][-1])
@@ -75,10 +87,12 @@ class ReviewKD(FeatureTerm):
             stage.build(teacher_shape, student_shape)
             self.stages.append(stage)
 
-    def call(self, teacher, student, targets):
+    def call(
+        self, teacher: dict[str, Tensor], student: dict[str, Tensor], targets: dict[str, Any]
+    ) -> Tensor:
         return self.compare(sort_maps(teacher), sort_maps(student))
 
-    def compare(self, teacher_maps, student_maps):
+    def compare(self, teacher_maps: list[Tensor], student_maps: list[Tensor]) -> Tensor:
         """Compute the term of lists, fine to coarse, of maps (B, H, W, C) or vectors (B, C).
 
         Returns:
@@ -103,11 +117,11 @@ class ReviewStage(layers.Layer):
         name: of the layer.
     """
 
-    def __init__(self, width, is_last, name):
+    def __init__(self, width: int, is_last: bool, name: str) -> None:
         super().__init__(name=name, dtype="float32")
         self.width, self.is_last = width, is_last
 
-    def build(self, teacher_shape, student_shape):
+    def build(self, teacher_shape: Shape, student_shape: Shape) -> None:
         _, *self.size, channels = teacher_shape
         _, *self.student_size, student_channels = student_shape
         # What PyTorch calls kaiming_uniform with a=1: uniform in +-sqrt(3 / fan in).
@@ -134,7 +148,7 @@ class ReviewStage(layers.Layer):
             self.pool = CellPooling(self.scales, name="pool", dtype="float32")
             self.pool.build((None, *self.size, channels))
 
-    def mix(self, student_map, coarser=None):
+    def mix(self, student_map: Tensor, coarser: Tensor = None) -> Tensor:
         """(B, h, w, C) and the mix of the coarser stage to that of this one, (B, H, W, width)."""
         # A product: PyTorch's convolution would copy a map with channels last, and back.
         own = ops.matmul(student_map, ops.convert_to_tensor(self.narrow.kernel)[0, 0])
@@ -142,7 +156,7 @@ class ReviewStage(layers.Layer):
         mixed = own if self.is_last else self._blend(own, coarser)
         return resize_nearest(mixed, self.size)
 
-    def _blend(self, own, coarser):
+    def _blend(self, own: Tensor, coarser: Tensor) -> Tensor:
         """The sum of both maps, the coarser enlarged, weighted by attention."""
         height, width = self.student_size
         if height % coarser.shape[1] or width % coarser.shape[2]:
@@ -151,7 +165,7 @@ class ReviewStage(layers.Layer):
         # and what attention makes of it is computed once.
         rows, columns = coarser.shape[1:3]
 
-        def in_blocks(x):
+        def in_blocks(x: Tensor) -> Tensor:
             shape = (-1, rows, height // rows, columns, width // columns, x.shape[-1])
             return ops.reshape(x, shape)
 
@@ -163,7 +177,7 @@ class ReviewStage(layers.Layer):
         mixed = in_blocks(own) * attention[..., :1] + weighted
         return ops.reshape(mixed, (-1, height, width, self.width))
 
-    def measure(self, teacher_map, mixed):
+    def measure(self, teacher_map: Tensor, mixed: Tensor) -> Tensor:
         """The distance (B,) of the teacher's map (B, H, W, C) to what is made of the mix."""
         gap = self.widen_bn(self.widen(mixed), training=True) - teacher_map
         weight, total = 1.0, 1.0
@@ -181,7 +195,7 @@ class ReviewStage(layers.Layer):
         return value / total
 
 
-def resize_nearest(maps, size):
+def resize_nearest(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (B, h, w, C) to the height and width of `size`: position i to floor(i * h / H)."""
     for axis, wanted in enumerate(size, 1):
         given = maps.shape[axis]
@@ -193,12 +207,12 @@ def resize_nearest(maps, size):
     return maps
 
 
-def _as_map(x):
+def _as_map(x: Tensor) -> Tensor:
     x = ops.cast(x, "float32")
     return x[:, None, None] if len(x.shape) == 2 else x
 
 
-def _as_map_shape(shape):
+def _as_map_shape(shape: Shape) -> Shape:
     shape = tuple(shape)
     map_shape = (shape[0], 1, 1, shape[1]) if len(shape) == 2 else shape
     if len(map_shape) != 4 or None in map_shape[1:]:

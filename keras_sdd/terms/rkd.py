@@ -6,6 +6,7 @@ from keras import ops
 from keras_sdd._checks import check_number
 from keras_sdd.terms.features import EmbeddingTerm
 from keras_sdd.terms.sp import flatten
+from keras_sdd.typing import LayerPairs, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -22,40 +23,52 @@ class RKD(EmbeddingTerm):
     for 256.
 
     Args:
-        distance_weight, angle_weight: of both parts, 0 or greater.
+        distance_weight: of the distances, 0 or greater.
+        angle_weight: of the angles, 0 or greater.
         layers: pairs of names; by default what both classifiers read.
-        weight, warmup_steps, name: as for `FeatureTerm`.
+        weight: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: if a weight is negative or not finite.
 
     Source: Park et al., "Relational Knowledge Distillation" (CVPR 2019), the distance-wise
     and the angle-wise loss.
+
+    Examples:
+        >>> term = keras_sdd.terms.RKD(distance_weight=1.0, angle_weight=0.0)
+        >>> teacher = np.array([[0.0], [1.0], [3.0]])  # distances 0.5, 1 and 1.5 of the mean one
+        >>> student = np.array([[0.0], [1.0], [2.0]])  # 0.75, 0.75 and 1.5
+        >>> [round(float(x), 4) for x in term.compare(teacher, student)]
+        [0.0104, 0.0208, 0.0104]
+        >>> [round(float(x), 4) for x in term.compare(teacher, 100 * student)]
+        [0.0104, 0.0208, 0.0104]
     """
 
     relates_samples = True
 
     def __init__(
         self,
-        distance_weight=25.0,
-        angle_weight=50.0,
-        layers=None,
-        weight=1.0,
-        warmup_steps=0,
-        name="rkd_loss",
-    ):
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        layers: LayerPairs | None = None,
+        weight: float = 1.0,
+        warmup_steps: int = 0,
+        name: str = "rkd_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
         self.distance_weight = check_number("distance_weight", distance_weight)
         self.angle_weight = check_number("angle_weight", angle_weight)
 
-    def compare(self, teacher_map, student_map):
+    def compare(self, teacher_map: Tensor, student_map: Tensor) -> Tensor:
         teacher, student = (relate_samples(flatten(x)) for x in (teacher_map, student_map))
         distance = ops.mean(huber(teacher[0] - student[0]), axis=-1)
         angle = ops.mean(huber(teacher[1] - student[1]), axis=(1, 2))
         return self.distance_weight * distance + self.angle_weight * angle
 
 
-def relate_samples(vectors):
+def relate_samples(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Distances (B, B) over the mean one, and cosines (B, B, B), of float32 vectors (B, C)."""
     # Differences, as distances from products of large vectors lose the digits of small ones.
     gaps = ops.expand_dims(vectors, 0) - ops.expand_dims(vectors, 1)
@@ -73,7 +86,7 @@ def relate_samples(vectors):
     return distances / ops.where(mean > 0, mean, 1.0), cosines
 
 
-def huber(gap):
+def huber(gap: Tensor) -> Tensor:
     """Half the square of gaps up to 1, and of slope 1 beyond."""
     size = ops.abs(gap)
     return ops.where(size < 1, 0.5 * gap**2, size - 0.5)

@@ -1,12 +1,17 @@
 """SemCKD: every stage of the student learns from all of the teacher's, as the images ask for."""
 
+from collections.abc import Hashable
+from typing import Any
+
 import keras
 from keras import layers, ops
 
 from keras_sdd._checks import check_integers
+from keras_sdd.networks import Network
 from keras_sdd.normalization import BatchNorm
 from keras_sdd.pooling import average_to, check_size
 from keras_sdd.terms.features import FeatureTerm, name_shapes, sort_maps
+from keras_sdd.typing import LayerPairs, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
@@ -30,7 +35,8 @@ class SemCKD(FeatureTerm):
             all that are named of the student, so a name may come several times. By default all
             stages of both.
         weight: factor in the loss; the authors' on CIFAR-100, beside a `KD` of weight 1.
-        warmup_steps, name: as for `FeatureTerm`.
+        warmup_steps: as for `FeatureTerm`.
+        name: as for `FeatureTerm`.
 
     Raises:
         ValueError: for a `batch_size` that is none; when it is built, for maps of unknown size; in
@@ -38,33 +44,49 @@ class SemCKD(FeatureTerm):
             TensorFlow without `drop_remainder`, a larger one gives NaN.
 
     Source: Chen et al., "Cross-Layer Distillation with Semantic Calibration" (AAAI 2021).
+
+    Examples:
+        >>> term = keras_sdd.terms.SemCKD(batch_size=4)
+        >>> teacher = [np.ones((4, 2, 2, 8)), np.ones((4, 2, 2, 8))]
+        >>> student = [np.ones((4, 2, 2, 4))]  # one stage
+        >>> tuple(term.compare(teacher, student).shape)
+        (4,)
+        >>> len(term.queries), len(term.keys), len(term.regressors)  # stages, and pairs of them
+        (1, 2, 2)
     """
 
     relates_samples = True
 
-    def __init__(self, batch_size, layers=None, weight=400.0, warmup_steps=0, name="semckd_loss"):
+    def __init__(
+        self,
+        batch_size: int,
+        layers: LayerPairs | None = None,
+        weight: float = 400.0,
+        warmup_steps: int = 0,
+        name: str = "semckd_loss",
+    ) -> None:
         super().__init__(layers, weight, warmup_steps, name)
         check_integers(4, batch_size=batch_size)
         self.batch_size = int(batch_size)
 
-    def choose_pairs(self, teacher, student):
+    def choose_pairs(self, teacher: Network, student: Network) -> LayerPairs:
         return [(x, y) for x in teacher.stages for y in student.stages]
 
-    def read_student(self, network):
+    def read_student(self, network: Network) -> dict[str, Tensor]:
         network.check_places("maps")
         return super().read_student(network)
 
-    def _read(self, network, side):
+    def _read(self, network: Network, side: int) -> dict[str, Tensor]:
         return {f"map{i}": network.feature(name) for i, name in enumerate(self._list(side))}
 
-    def _list(self, side):
+    def _list(self, side: int) -> list[str]:
         """The names of the teacher's stages (0) or the student's (1), each once."""
         return list(dict.fromkeys(pair[side] for pair in self._pairs))
 
-    def identify_reading(self):
+    def identify_reading(self) -> dict[str, Any]:
         return {"layers": self._list(0)}
 
-    def build(self, teacher_shapes, student_shapes):
+    def build(self, teacher_shapes: dict[str, Shape], student_shapes: dict[str, Shape]) -> None:
         read = map(sort_maps, (teacher_shapes, student_shapes))
         sides = [[check_size(x) for x in side] for side in read]
         self.keys, self.queries = (
@@ -80,10 +102,12 @@ class SemCKD(FeatureTerm):
                 regressor.build((None, *map(min, size, teacher_size), channels))
                 self.regressors.append(regressor)
 
-    def call(self, teacher, student, targets):
+    def call(
+        self, teacher: dict[str, Tensor], student: dict[str, Tensor], targets: dict[str, Any]
+    ) -> Tensor:
         return self.compare(sort_maps(teacher), sort_maps(student))
 
-    def compare(self, teacher_maps, student_maps):
+    def compare(self, teacher_maps: list[Tensor], student_maps: list[Tensor]) -> Tensor:
         """Compute the term of lists of maps (B, H, W, C), one of each stage: (B,)."""
         teacher_maps, student_maps = (
             [ops.cast(x, "float32") for x in side] for side in (teacher_maps, student_maps)
@@ -95,7 +119,7 @@ class SemCKD(FeatureTerm):
         distances = self._measure(teacher_maps, student_maps)
         return fullness * ops.sum(attention * distances, axis=(1, 2)) / len(student_maps)
 
-    def _check_batch(self, size):
+    def _check_batch(self, size: Tensor) -> Tensor:
         """1 for a batch of the size that the term is made for, 0 for a smaller one."""
         if not isinstance(size, int):
             smaller = ops.where(size < self.batch_size, 0.0, float("nan"))
@@ -107,7 +131,7 @@ class SemCKD(FeatureTerm):
             )
         return float(size == self.batch_size)
 
-    def attend(self, teacher_maps, student_maps):
+    def attend(self, teacher_maps: list[Tensor], student_maps: list[Tensor]) -> Tensor:
         """Weights (B, S, T) of the teacher's stages for the student's, of sum 1 over the former."""
         keys, queries = (
             ops.stack([embed(x) for embed, x in zip(embeddings, maps, strict=True)], axis=1)
@@ -115,11 +139,11 @@ class SemCKD(FeatureTerm):
         )
         return ops.softmax(ops.matmul(queries, ops.swapaxes(keys, 1, 2)), axis=-1)
 
-    def _measure(self, teacher_maps, student_maps):
+    def _measure(self, teacher_maps: list[Tensor], student_maps: list[Tensor]) -> Tensor:
         """The distances (B, S, T)."""
-        pooled: dict = {}
+        pooled: dict[Hashable, Tensor] = {}
 
-        def pool(maps, size, key):
+        def pool(maps: Tensor, size: tuple[int, ...], key: Hashable) -> Tensor:
             if (key, size) not in pooled:
                 pooled[key, size] = average_to(maps, size)
             return pooled[key, size]
@@ -142,11 +166,11 @@ class StageEmbedding(layers.Layer):
         name: of the layer.
     """
 
-    def __init__(self, batch_size, name):
+    def __init__(self, batch_size: int, name: str) -> None:
         super().__init__(name=name, dtype="float32")
         self.batch_size = batch_size
 
-    def build(self, _):
+    def build(self, _: Any) -> None:
         width = self.batch_size // 4
         sizes = (("hidden", self.batch_size, 2 * width), ("out", 2 * width, width))
         for name, inputs, units in sizes:
@@ -159,7 +183,7 @@ class StageEmbedding(layers.Layer):
             layer.build((None, inputs))
             setattr(self, name, layer)
 
-    def call(self, maps):
+    def call(self, maps: Tensor) -> Tensor:
         flat = ops.reshape(maps, (ops.shape(maps)[0], -1))
         similarities = ops.matmul(flat, ops.transpose(flat[: self.batch_size]))
         # Rows of the kernel that would meet zeros are left out.
@@ -177,7 +201,7 @@ class StageRegressor(layers.Layer):
         name: of the layer.
     """
 
-    def __init__(self, channels, name):
+    def __init__(self, channels: int, name: str) -> None:
         super().__init__(name=name, dtype="float32")
         width = 2 * channels
         norm = {"momentum": 0.9, "epsilon": 1e-5, "dtype": "float32"}
@@ -187,19 +211,19 @@ class StageRegressor(layers.Layer):
         self.bn2 = BatchNorm(name="bn2", **norm)
         self.conv3 = _make_convolution(channels, 1, "conv3")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         wide = (*input_shape[:-1], self.conv1.filters)
         self.conv1.build(input_shape)
         for layer in (self.bn1, self.conv2, self.bn2, self.conv3):
             layer.build(wide)
 
-    def call(self, maps):
+    def call(self, maps: Tensor) -> Tensor:
         maps = ops.relu(self.bn1(self.conv1(maps), training=True))
         maps = ops.relu(self.bn2(self.conv2(maps), training=True))
         return self.conv3(maps)
 
 
-def _make_convolution(channels, size, name):
+def _make_convolution(channels: int, size: int, name: str) -> keras.layers.Layer:
     return layers.Conv2D(
         channels,
         size,
