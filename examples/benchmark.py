@@ -27,10 +27,10 @@ import subprocess
 import sys
 import time
 
-import benchmark_serve
 from absl import app, flags, logging
-from benchmark_methods import ALL, METHODS, PROGRAMS, compare_methods, is_program, make_groups
-from benchmark_report import (
+from benchmarks import serve
+from benchmarks.methods import ALL, METHODS, PROGRAMS, compare_methods, is_program, make_groups
+from benchmarks.report import (
     compute_ratios,
     describe_run,
     draw_chart,
@@ -299,7 +299,7 @@ def main(argv):
     for name, value in SMOKE.items() if FLAGS.smoke else ():
         FLAGS.set_default(name, value)
     if FLAGS.serve:
-        benchmark_serve.serve(FLAGS.serve, FLAGS)
+        serve.serve(FLAGS.serve, FLAGS)
         return
     folder = pathlib.Path(FLAGS.output)
     results, messages, report = [], [], ""

@@ -14,11 +14,9 @@ any setting, as `--config.terms.distillation_loss.weight=0.5`. `--distribute` tr
 on PyTorch, start the program with torchrun.
 """
 
-import command_line
-import experiment
 import keras
-import machine
 from absl import flags
+from training import command_line, experiment, machine
 
 
 def distill(config, workdir, distribute=False):

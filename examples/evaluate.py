@@ -3,11 +3,9 @@
 python examples/evaluate.py --config=configs/cifar100.py:resnet32x4 --checkpoint=resnet32x4.pth
 """
 
-import command_line
-import experiment
 import keras
-import machine
 from absl import flags
+from training import command_line, experiment, machine
 
 import keras_sdd
 

@@ -17,16 +17,13 @@ import re
 import statistics
 import sys
 
-import command_line
-import experiment
-import machine
 import numpy as np
-import results
-import study_arms
-import study_report
-import tables
 from absl import app, flags
+from reports import results, tables
 from scipy import stats
+from studies import arms as study_arms
+from studies.report import read_lines
+from training import command_line, experiment, machine
 
 import keras_sdd
 from configs import studies
@@ -46,7 +43,7 @@ def collect_study(name, folder):
     study = studies.get_config(name)
     layout = study_arms.Layout(study, study_arms.list_arms(study), folder)
     rows, _ = results.read_rows(folder / "runs")
-    lines, _ = study_report.read_lines(layout, rows)
+    lines, _ = read_lines(layout, rows)
     found = []
     for pair in study.pairs:
         own = {line.arm.name: line.rows for line in lines if line.pair == pair}

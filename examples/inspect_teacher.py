@@ -13,11 +13,9 @@ teacher was trained on, --split=train, flatter it. The test images are read only
 import csv
 import pathlib
 
-import command_line
-import experiment
-import machine
 from absl import flags
 from matplotlib.figure import Figure
+from training import command_line, experiment, machine
 
 import keras_sdd
 

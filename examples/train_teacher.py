@@ -8,10 +8,8 @@ on the spot; `--config.KEY=value` changes any setting; `--distribute` trains on 
 PyTorch, start the program with torchrun).
 """
 
-import command_line
-import experiment
-import machine
 from absl import flags
+from training import command_line, experiment, machine
 
 
 def train_teacher(config, workdir, distribute=False):

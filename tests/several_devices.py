@@ -180,7 +180,6 @@ class Fail(keras.callbacks.Callback):
 
 def fail(workdir, how):
     """Distil as `examples/distill.py --distribute` does, up to the second epoch."""
-    sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
     import distill
 
     initialize, experiment, fit = distribution.initialize, distill.experiment, keras.Model.fit
@@ -240,7 +239,7 @@ def run_on_two_hosts(*arguments, timeout=300):
 def _run(settings, launcher, arguments, timeout):
     """Run this file once for each dict of environment variables, all at the same time."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment["PYTHONPATH"] = f"{REPOSITORY / 'examples'}{os.pathsep}{REPOSITORY}"
     command = [sys.executable, *launcher, __file__, *map(str, arguments)]
     processes, end = [], time.monotonic() + timeout
     with contextlib.ExitStack() as stack:

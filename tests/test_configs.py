@@ -8,16 +8,9 @@ import sys
 
 import pytest
 from backends import BACKEND
+from training import config_keys
 
-from keras_sdd import data, models
-from keras_sdd._checks import find_near
-
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "examples")]
-
-import config_keys  # noqa: E402
-
-from configs import (  # noqa: E402
+from configs import (
     ablations,
     appendix,
     cifar100,
@@ -30,6 +23,10 @@ from configs import (  # noqa: E402
     own_data,
     published,
 )
+from keras_sdd import data, models
+from keras_sdd._checks import find_near
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 

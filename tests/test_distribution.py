@@ -5,27 +5,20 @@ PyTorch.
 """
 
 import re
-import sys
 import time
 
+import distill
 import keras
 import numpy as np
 import pytest
 import several_devices
 from backends import BACKEND
 from classifiers import assert_same_weights, build_cnn, copy_weights
-from several_devices import REPOSITORY, run_on_two_devices, run_on_two_hosts
+from several_devices import run_on_two_devices, run_on_two_hosts
+from training import command_line, experiment, machine, records
 
 from keras_sdd import SDDDistiller, _devices, data, distribution
 from keras_sdd.losses import CrossEntropy
-
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import distill  # noqa: E402
-import experiment  # noqa: E402
-import machine  # noqa: E402
-import records  # noqa: E402
 
 PROCESSES = 2 if BACKEND == "torch" else 1
 

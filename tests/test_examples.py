@@ -8,26 +8,20 @@ import signal
 import subprocess
 import sys
 
+import distill
 import keras
 import numpy as np
 import pytest
+import train_teacher
 from classifiers import assert_same_weights, copy_weights
 from keras import layers
+from training import command_line, config_keys, experiment, records, term_rows
+
+from configs import ablations, cifar100, imagenet, methods
+from keras_sdd import converters, data, losses, models, terms
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
-sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import config_keys  # noqa: E402
-import distill  # noqa: E402
-import experiment  # noqa: E402
-import records  # noqa: E402
-import term_rows  # noqa: E402
-import train_teacher  # noqa: E402
-
-from configs import ablations, cifar100, imagenet, methods  # noqa: E402
-from keras_sdd import converters, data, losses, models, terms  # noqa: E402
 
 # Smoke forms of it train resnet8.
 PAIR = "resnet56,resnet20"
@@ -43,7 +37,7 @@ def folder(tmp_path_factory):
 
 def run_python(*arguments, expected=0):
     """Run Python at the top of the repository; return what it printed."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}  # of scripts
     finished = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,
@@ -65,9 +59,9 @@ STUDENT = (
 )
 # Ends itself as a power cut would, in the middle of the second epoch.
 KILLED = """
-import os, signal, sys
-sys.path.insert(0, "examples")
-import command_line, distill, keras
+import os, signal
+import distill, keras
+from training import command_line
 
 class Kill(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
@@ -489,15 +483,14 @@ def test_missing_data_are_explained(tmp_path):
 def parse(*arguments):
     """Return exit status and output of a program that prints its config."""
     program = """
-import sys
-sys.path.insert(0, "examples")
-import command_line
+from training import command_line
 command_line.define_flags()
 command_line.launch(lambda config: print(config.to_json(), command_line.choose_workdir(config)))
 """
     finished = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES)},
         capture_output=True,
         text=True,
     )

@@ -1,24 +1,18 @@
 """Exported students: what other programs compute with the files is what `predict` gives."""
 
-import pathlib
 import re
-import sys
 import types
 import warnings
 
+import export_student
 import keras
 import numpy as np
 import pytest
 from backends import BACKEND
 from classifiers import NUM_CLASSES, build_cnn, draw_data
+from exports import runtimes
 
 import keras_sdd
-
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import export_student  # noqa: E402
-import runtimes  # noqa: E402
 
 # What Keras writes on each backend; docs/deployment.md has the whole table.
 FORMATS = {

@@ -1,22 +1,16 @@
 """The program that inspects a teacher, on a smoke form."""
 
 import csv
-import pathlib
-import sys
 
+import inspect_teacher
 import numpy as np
 import pytest
 from backends import BACKEND
 from matplotlib.image import imread
+from training import command_line
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import inspect_teacher  # noqa: E402
-
-from configs import cifar100  # noqa: E402
-from keras_sdd import data, models  # noqa: E402
+from configs import cifar100
+from keras_sdd import data, models
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 

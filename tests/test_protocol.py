@@ -1,28 +1,19 @@
 """What a run sees when: held-out images while it trains, the test images once, at the end."""
 
 import json
-import pathlib
 import shutil
-import sys
 
+import distill
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import train_teacher
 from classifiers import copy_weights
+from training import command_line, experiment, measures, records
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import distill  # noqa: E402
-import experiment  # noqa: E402
-import measures  # noqa: E402
-import records  # noqa: E402
-import train_teacher  # noqa: E402
-
-from configs import cifar100, own_data  # noqa: E402
-from keras_sdd import data, models  # noqa: E402
+from configs import cifar100, own_data
+from keras_sdd import data, models
 
 BACKEND = keras.backend.backend()
 on_one = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")

@@ -8,17 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+import quickstart
 from absl import flags
 from absl.testing import flagsaver
 from backends import BACKEND
 from matplotlib.image import imread
+from scenes import digits as digit_scenes
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import digit_scenes  # noqa: E402
-import quickstart  # noqa: E402
 
 KINDS = ["teacher", "student, labels only", "student, DKD", "student, SD-DKD 1,2"]
 

@@ -11,19 +11,14 @@ import sys
 import keras
 import numpy as np
 import pytest
+import train_teacher
 from keras import layers
+from training import command_line, experiment, folder_lock, records
+
+from configs import cifar100
+from keras_sdd import distribution
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import experiment  # noqa: E402
-import folder_lock  # noqa: E402
-import records  # noqa: E402
-import train_teacher  # noqa: E402
-
-from configs import cifar100  # noqa: E402
-from keras_sdd import distribution  # noqa: E402
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 
@@ -81,8 +76,7 @@ def test_folder_of_another_run_is_refused(tmp_path):
 
 HOLDER = """
 import pathlib, sys
-sys.path.insert(0, "examples")
-import folder_lock
+from training import folder_lock
 with folder_lock.lock_workdir(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -94,7 +88,8 @@ def test_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
     workdir = tmp_path / "run"
     command = [sys.executable, "-c", HOLDER, str(workdir)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as holder:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "examples")}
+    with subprocess.Popen(command, env=environment, **pipes) as holder:
         assert holder.stdout.readline() == b"held\n"
         before = read_all(workdir)
         started = r"started \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
