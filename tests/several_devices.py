@@ -180,10 +180,10 @@ class Fail(keras.callbacks.Callback):
 
 def fail(workdir, how):
     """Distil as `examples/distill.py --distribute` does, up to the second epoch."""
-    import distill
+    from training import experiment, networks
 
-    initialize, experiment, fit = distribution.initialize, distill.experiment, keras.Model.fit
-    experiment.models.build = build_tiny
+    initialize, fit = distribution.initialize, keras.Model.fit
+    networks.models.build = build_tiny
 
     def start():
         devices = initialize(timeout=5 if how == "hang" else 60)
@@ -196,7 +196,7 @@ def fail(workdir, how):
         return devices
 
     distribution.initialize = start
-    distill.distill(make_config(), pathlib.Path(workdir), distribute=True)
+    experiment.train(make_config(), pathlib.Path(workdir), distribute=True)
 
 
 def split_cpu():

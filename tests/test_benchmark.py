@@ -10,7 +10,7 @@ import types
 import benchmark
 import keras
 import pytest
-from benchmarks import methods, report
+from benchmarks import methods, report, turns
 from benchmarks import programs as benchmark_programs
 from keras import layers
 from matplotlib.image import imread
@@ -219,7 +219,7 @@ def test_reads_data_sets(options):
 # Turns and tables, from made-up programs.
 
 
-class Fake(benchmark.Program):
+class Fake(turns.Program):
     """Answers at once, and writes down its turns."""
 
     turns: list[tuple] = []
@@ -229,13 +229,13 @@ class Fake(benchmark.Program):
 
     def read(self):
         if self.name == "data:cifar100":
-            raise benchmark.ProgramError("cifar100 is not prepared")
+            raise turns.ProgramError("cifar100 is not prepared")
         return {"memory": 10, "versions": {}}
 
     def run(self, steps):
         self.turns.append((self.name, steps, *self.changes.values()))
         if self.name == "mgd" and steps > 1:
-            raise benchmark.ProgramError("mgd ended")
+            raise turns.ProgramError("mgd ended")
         seconds = 0.5 * steps
         memory = {"peak_memory": 40, "peak_gpu_memory": None}
         return {"lead_in": 9.0, "seconds": seconds, **memory}
@@ -246,18 +246,19 @@ class Fake(benchmark.Program):
 
 @pytest.fixture
 def fakes(monkeypatch):
-    monkeypatch.setattr(benchmark, "Program", Fake)
+    monkeypatch.setattr(turns, "Program", Fake)
     monkeypatch.setattr(Fake, "turns", [])
     values = types.SimpleNamespace(
         rounds=2, steps=0, backends=["jax", "torch"], smoke=True, sweeps=["scales", "data"],
         programs=["sd_kd", "crd", "mgd"], reference="folder", at_once=3,
     )  # fmt: skip
-    monkeypatch.setattr(benchmark, "FLAGS", values)
+    for module in (benchmark, turns):
+        monkeypatch.setattr(module, "FLAGS", values)
 
 
 def test_programs_take_turns(fakes):
     requests = [(name, "jax", {}) for name in ("kd", "data:cifar100", "sd_kd")]
-    results, messages = benchmark.take_turns(requests, "jax")
+    results, messages = turns.take_turns(requests, "jax")
     warm_up = [("kd", 1), ("sd_kd", 1)]
     bursts = [("kd", 3), ("sd_kd", 3), ("sd_kd", 3), ("kd", 3)]  # of 0.5 s a step
     closed = [(name, "closed") for name in ("sd_kd", "data:cifar100", "kd")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from backends import BACKEND
 from matplotlib.image import imread
-from training import command_line
+from training import command_line, data_sets
 
 from configs import cifar100
 from keras_sdd import data, models
@@ -28,7 +28,7 @@ def test_files(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         data, "load", lambda *args, **kw: splits.append(args[1]) or load(*args, **kw)
     )
-    shape = inspect_teacher.load_images(config, inspect_teacher.SPLITS[0]).element_spec[0].shape[1:]
+    shape = data_sets.load_images(config, inspect_teacher.SPLITS[0]).element_spec[0].shape[1:]
     student = models.build(config.student, config.num_classes, shape)
     student.save(tmp_path / "student.keras")
     found = inspect_teacher.inspect_teacher(

@@ -14,7 +14,7 @@ import types
 import keras
 import numpy as np
 from ml_collections import config_dict
-from training import experiment, machine, records, term_rows
+from training import machine, networks, records, term_rows
 
 import keras_sdd
 from configs import cifar100, methods, recipes
@@ -72,7 +72,7 @@ def build(name, options):
         model = _build_simkd(teacher, student)
     else:
         config = make_config(name, options)
-        model = experiment.build_distiller(
+        model = networks.build_distiller(
             config, teacher, student, _count_steps(config), _NUM_SAMPLES
         )
         batch = images, _make_targets(name, config, model, images, labels)

@@ -24,9 +24,9 @@ def serve(name, options):
 
     try:  # each imports no more than what it measures
         if name.startswith("reference_"):
-            import benchmark_reference as module
+            from benchmarks import reference as module
         else:
-            import benchmark_programs as module
+            from benchmarks import programs as module
         run = module.build(name, options)
         answer(versions=module.describe_versions(), memory=measure_memory())
         for line in sys.stdin:

@@ -5,12 +5,11 @@ import json
 import pathlib
 from typing import Any
 
-import inspect_teacher
 import keras
 import numpy as np
 from ml_collections import config_dict
 from reports import results
-from training import command_line, config_keys, experiment, machine
+from training import command_line, config_keys, data_sets, machine, networks
 
 from drawings.cells import judge_cells
 from keras_sdd import Network, data
@@ -156,7 +155,7 @@ def load_networks(plain, decoupled, image_shape, checkpoint=None):
             f"Received: {config.teacher_checkpoint!r}{'' if checkpoint else ' in the config'}"
         )
     keras.utils.set_random_seed(config.seed)  # the smoke form's teacher is drawn
-    teacher = experiment.load_teacher(config, image_shape)
+    teacher = networks.load_teacher(config, image_shape)
     known, found = decoupled.teacher or plain.teacher, digest_weights(teacher)
     if known and not found.startswith(known):
         raise command_line.SetupError(
@@ -164,7 +163,7 @@ def load_networks(plain, decoupled, image_shape, checkpoint=None):
             f"learned from as --teacher. Received: {config.teacher_checkpoint!r}"
         )
     students = [
-        experiment.load_network(run.folder / "last.keras", config, config.student, image_shape)
+        networks.load_network(run.folder / "last.keras", config, config.student, image_shape)
         for run in (plain, decoupled)
     ]
     return teacher, *students
@@ -172,7 +171,7 @@ def load_networks(plain, decoupled, image_shape, checkpoint=None):
 
 def load_images(config, split):
     """Return the raw images of a split, uint8, in the order of every pass, and their labels."""
-    return inspect_teacher.load_images(config, split, dtype="uint8")
+    return data_sets.load_images(config, split, dtype="uint8")
 
 
 def predict(networks, config, images, chosen, cell_options):

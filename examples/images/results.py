@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 from drawings.cells import judge_cells
 from repository import ROOT
-from training import experiment, measures
+from training import data_sets, measures
 
 import keras_sdd
 from images import runs
@@ -36,7 +36,7 @@ def measure_networks(files, config, jit_compile):
     """
     networks = {name: runs.load(path) for name, path in files.items()}
     predictors = {x: measures.make_predictor(y, jit_compile) for x, y in networks.items()}
-    images = experiment.load_test_data(config)
+    images = data_sets.load_test_data(config)
     labels, logits = measures.predict_all(predictors, images)
     numbers = {}
     for name, network in networks.items():

@@ -11,7 +11,7 @@ import time
 
 import keras
 import numpy as np
-from training import experiment, machine, measures, records
+from training import data_sets, experiment, machine, measures, networks, records
 from training.command_line import SetupError
 
 import keras_sdd
@@ -107,7 +107,7 @@ def prepare_networks(output, teacher, student, num_classes, size):
 
 def _read_file(path, num_classes, size):
     return image_networks.load_classifier(
-        path, num_classes, size, lambda file: experiment.load_network(file, None, file, None)
+        path, num_classes, size, lambda file: networks.load_network(file, None, file, None)
     )
 
 
@@ -196,7 +196,7 @@ def find_networks(output, configs):
 
 def check_teacher(path, config, classes):
     """Raise a SetupError if a teacher knows no more of the validation images than chance."""
-    images = experiment.load_split(
+    images = data_sets.load_split(
         config, "validation", validation_examples=config.validation_examples
     )
     labels, logits = measures.predict_all(
@@ -231,21 +231,21 @@ def train_all(output, configs, devices, classes):
         clock = ShowTimeLeft(name, done, later, slowest)
         workdir = output / "runs" / name
         build = _make_builder(output, configs[name], name, files[TEACHER])
-        result = experiment.train(configs[name], workdir, devices, build, [clock])
+        result = experiment.run(configs[name], workdir, devices, build, [clock])
         print(f"{name}: {result['best_validation_accuracy']:.2f} % of the validation images")
         slowest = max(slowest, *(row["seconds"] for row in records.read_log(workdir)))
     return files
 
 
 def _make_builder(output, config, name, teacher):
-    """The function that `experiment.train` builds with."""
+    """The function that `experiment.run` builds with."""
 
     def build_model(image_shape, *counts):
         role = "teacher" if name == TEACHER else "student"
         network = load(output / "networks" / f"{role}.keras")
         if name != DISTILLED:
             return network, network
-        return experiment.build_distiller(config, load(teacher), network, *counts), network
+        return networks.build_distiller(config, load(teacher), network, *counts), network
 
     return build_model
 

@@ -13,18 +13,15 @@ import sys
 import threading
 import traceback
 
-import distill
 import keras
-import train_teacher
-from training import command_line
+from training import command_line, experiment
 
 
 def run(job):
-    """Train as examples/train_teacher.py or distill.py do."""
+    """Train as examples/train.py does."""
     config = command_line.load_config(job["config"])
     config.update_from_flattened_dict(job["changes"])
-    program = train_teacher.train_teacher if config.method == "ce" else distill.distill
-    program(config, pathlib.Path(job["workdir"]))
+    experiment.train(config, pathlib.Path(job["workdir"]))
 
 
 def answer(job):

@@ -6,12 +6,13 @@ import logging as standard_logging
 import pathlib
 import re
 import sys
+import textwrap
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 # Config files import each other as `configs`, and the library may be used without installing it.
-from configs import recipes
+from configs import keys, recipes
 from training import config_keys
 
 
@@ -58,6 +59,11 @@ def quieten():
 
 
 def _parse_flags(argv):
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print(flags.FLAGS.module_help(__name__))
+        print(describe_config(_find_path(argv)))
+        sys.exit()
     try:
         rest = app.parse_flags_with_usage(argv)
         if flags.FLAGS.config is None:
@@ -74,18 +80,45 @@ def _parse_flags(argv):
 
 def _describe_unknown_keys(argv):
     """Return a message that names the overridden keys that no config has, and the near ones."""
-    path = re.search(r" --?config[= ](\S+)", " ".join(argv))[1]
-    keys = list(config_keys.flatten(load_config(path)))
+    path = _find_path(argv)
+    known = list(config_keys.flatten(load_config(path)))
     file, _, arg = path.partition(":")
     module = pathlib.Path(file).stem
     listed = f'python -c "from configs import {module}; print({module}.get_config({arg!r}))"'
     received = [x[1] for x in map(re.compile(r"--?config\.([^=]+)").match, argv) if x]
     try:
         for key in received:
-            recipes.pick("key of the config", key, keys, listed)
+            recipes.pick("key of the config", key, known, listed)
     except LookupError as error:
         return f"{error}"
     return f"A key of the config was refused. Received: {', '.join(received)}"
+
+
+def _find_path(argv):
+    """Return what --config is given, or None."""
+    found = re.search(r" --?config[= ](\S+)", " ".join(argv))
+    return found and found[1]
+
+
+def describe_config(path):
+    """Return the keys of the config of `"FILE:ARG"` with their values, for --help."""
+    if path is None:
+        return (
+            "\nThe keys of a config, --config.KEY=VALUE, are listed with it: pass --help and\n"
+            "--config=configs/FILE.py:EXPERIMENT. The files in configs/ say which there are."
+        )
+    try:
+        found = keys.explain(load_config(path))
+    except (LookupError, OSError) as error:
+        sys.exit(f"--config: {error}")
+    lines = [f"\nKeys of --config={path}:\n"]
+    for key, (value, text) in found.items():
+        lines.append(f"  --config.{key}: {text}\n    (default: {_shorten(value)})")
+    return "\n".join(lines)
+
+
+def _shorten(value):
+    return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
 def load_config(path, **presets):

@@ -1,19 +1,11 @@
-"""What a run leaves in its folder, and how it goes on from it after a kill.
+"""What a run leaves in its folder.
 
 config.json, versions.json   what runs, on what
 log.csv, tensorboard/        every epoch; TensorBoard's only if it is installed
 best.keras, last.keras       the student, or the network trained with labels only
-state/epoch_K/               all that epoch K + 1 needs; gone when the run is finished
+state/epoch_K/               what a killed run goes on from, see state.py; gone when it is finished
 result.json                  written last: a run that has it is finished
 lock                         held by the process that writes, which it names
-
-A killed run goes on from the last state, which gives the weights of an unbroken run, as the data of
-an epoch depend on its number alone. A state is put in place in one piece, with the best network so
-far in it, after its epochs were logged; the networks beside are copies of it, made anew when a run
-goes on. A folder in which this does not hold was damaged from outside, and is refused.
-`keras.callbacks.BackupAndRestore` is not used: it writes weights and epoch one after the other, so
-that a kill between them repeats an epoch, and with a `save_freq` in batches it takes the weights of
-mid-epoch to the first batch of that epoch.
 """
 
 import csv
@@ -22,78 +14,19 @@ import importlib.util
 import itertools
 import json
 import os
-import pathlib
 import platform
-import re
-import shutil
 import subprocess
 import time
-import zipfile
 
 import keras
 
 from training import config_keys
 from training.folder_lock import FolderError
+from training.state import REMEDY, SaveRun, count_finished_epochs
 
 # Keys of a config that say where data lie and what is kept, not what runs.
 PLACES = ("data_dir", "teacher_cache", "save_epochs")
 _PACKAGES = ("keras", "numpy", "tensorflow", "jax", "torch", "tensorflow-datasets")
-_STATE, _WEIGHTS = re.compile(r"epoch_(\d+)"), "training.weights.h5"
-_REMEDY = "Put the file back from a copy, or remove the folder to run it again from the start"
-
-
-class SaveRun(keras.callbacks.Callback):
-    """Save what a killed run goes on from, and its networks, after every few epochs and the last.
-
-    Args:
-        workdir: folder of the run.
-        every: number of epochs from one state to the next.
-        best: the highest accuracy that the run had before, if it goes on.
-    """
-
-    def __init__(self, workdir, every=1, best=-1.0):
-        super().__init__()
-        self.workdir, self.every, self.best = pathlib.Path(workdir), every, best
-        self.folder = self.workdir / "state"
-
-    def on_train_begin(self, logs=None):
-        epochs = count_finished_epochs(self.workdir)
-        if epochs:  # a kill may have come before, or after epochs that are run again
-            shutil.copy(self.folder / f"epoch_{epochs}" / "best.keras", self.folder)
-            self.keep_networks()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.folder.mkdir(exist_ok=True)
-        if logs["val_accuracy"] > self.best:
-            self.best = logs["val_accuracy"]
-            self.student.save(self.folder / "best.keras")
-        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
-            self.save(epoch + 1)
-
-    @property
-    def student(self):
-        return getattr(self.model, "student", self.model)
-
-    def save(self, epochs):
-        """Put the state after that many epochs in the place of the one before."""
-        unfinished, saved = self.folder / "unfinished", self.folder / f"epoch_{epochs}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        self.model.save_weights(unfinished / _WEIGHTS)
-        shutil.copy(self.folder / "best.keras", unfinished)
-        os.rename(unfinished, saved)
-        for path in self.folder.glob("epoch_*"):
-            if path != saved and path.is_dir():
-                shutil.rmtree(path)
-        self.keep_networks()
-
-    def keep_networks(self):
-        """Put the networks of the state in the run's folder."""
-        self.student.save(self.folder / "last.keras")
-        os.replace(self.folder / "last.keras", self.workdir / "last.keras")
-        copied = self.folder / "copy.keras"
-        shutil.copy(self.folder / "best.keras", copied)
-        os.replace(copied, self.workdir / "best.keras")
 
 
 class LogTraining(keras.callbacks.Callback):
@@ -117,7 +50,7 @@ def find_result(workdir, config):
     config_path, result_path = workdir / "config.json", workdir / "result.json"
     if not config_path.exists():
         if result_path.exists() or count_finished_epochs(workdir):
-            raise FolderError(f"A run without its config. {_REMEDY}. Missing: {config_path}")
+            raise FolderError(f"A run without its config. {REMEDY}. Missing: {config_path}")
         return None
     differing = config_keys.find_changes(read_json(config_path), config, PLACES)
     if differing:
@@ -129,7 +62,7 @@ def find_result(workdir, config):
         return None
     result = read_json(result_path)
     if any(result.get(key) != config[key] for key in ("cell", "reading", "seed", "epochs")):
-        raise FolderError(f"A result that is not of the config beside it. {_REMEDY}: {result_path}")
+        raise FolderError(f"A result that is not of the config beside it. {REMEDY}: {result_path}")
     return result
 
 
@@ -174,36 +107,6 @@ def find_commit():
     return found.stdout.strip()
 
 
-def count_finished_epochs(workdir):
-    """Return the number of epochs that a run has finished."""
-    names = (_STATE.fullmatch(path.name) for path in (workdir / "state").glob("epoch_*"))
-    return max((int(name[1]) for name in names if name), default=0)
-
-
-def restore_state(model, workdir):
-    """Put a compiled model into the state of the last finished epoch, if there is one.
-
-    Raises:
-        FolderError: if a file of it is damaged, or of another model.
-    """
-    epochs = count_finished_epochs(workdir)
-    if not epochs:
-        return
-    path = workdir / "state" / f"epoch_{epochs}" / _WEIGHTS
-    check_network(path.with_name("best.keras"))
-    model.optimizer.build(model.trainable_variables)
-    try:
-        model.load_weights(path)
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [repr(error)])[0]
-        raise FolderError(f"{path} is damaged: {reason} {_REMEDY}.") from error
-
-
-def remove_state(workdir):
-    """Remove the state of a finished run."""
-    shutil.rmtree(workdir / "state", ignore_errors=True)
-
-
 def read_log(workdir, epochs=None):
     """Return the first `epochs` that were logged, or all, one dict of numbers each.
 
@@ -220,7 +123,7 @@ def read_log(workdir, epochs=None):
         rows = itertools.islice(csv.DictReader(lines), epochs)
         return [{key: float(value) for key, value in row.items()} for row in rows]
     except (csv.Error, TypeError, ValueError) as error:
-        raise FolderError(f"{path} is damaged: {error}. {_REMEDY}.") from error
+        raise FolderError(f"{path} is damaged: {error}. {REMEDY}.") from error
 
 
 def rewind_log(workdir):
@@ -238,7 +141,7 @@ def rewind_log(workdir):
     if [row.get("epoch") for row in whole] != list(range(finished)):
         raise FolderError(
             f"{path} is damaged: it lacks some of the {finished} epochs that the run has finished, "
-            f"so that its best one is not known. {_REMEDY}."
+            f"so that its best one is not known. {REMEDY}."
         )
     lines = path.read_text().splitlines(keepends=True)[: finished + 1]
     write_text(path, "".join(lines))
@@ -262,17 +165,6 @@ def make_callbacks(workdir, rows, every=1):
         folder = str(workdir / "tensorboard")
         callbacks.append(keras.callbacks.TensorBoard(folder, write_graph=False))
     return callbacks
-
-
-def check_network(path):
-    """Raise a FolderError if a `.keras` file is missing or damaged."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            fault = file.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        fault = error
-    if fault:
-        raise FolderError(f"{path} is missing or damaged: {fault}. {_REMEDY}.")
 
 
 def write_result(workdir, config, parameters, measured):
@@ -308,9 +200,9 @@ def read_json(path):
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path} is damaged: {error}. {_REMEDY}.") from error
+        raise FolderError(f"{path} is damaged: {error}. {REMEDY}.") from error
     if not isinstance(values, dict):
-        raise FolderError(f"{path} is damaged: it holds no JSON object. {_REMEDY}.")
+        raise FolderError(f"{path} is damaged: it holds no JSON object. {REMEDY}.")
     return values
 
 
