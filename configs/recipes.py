@@ -14,6 +14,9 @@ READINGS = tuple(methods.READINGS)
 # in the authors' programs, the test images.
 PROTOCOLS = ("validation", "authors")
 
+# What training on small images has in common, in the public programs and in our own studies.
+SGD = {"batch_size": 64, "learning_rate": 0.05, "weight_decay": 5e-4}
+KD = {"temperature": 4.0, "kd_label_weight": 0.1, "kd_weight": 0.9}
 # Few images made on the spot, one training step an epoch.
 _SMOKE = {
     "dataset": "synthetic",

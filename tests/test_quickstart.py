@@ -148,12 +148,8 @@ def test_refuses_bad_flags(flag, message):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [("--scales=0,2", "different positive integers"), ("kd", "Expected flags only")],
-)
-def test_program_ends_on_bad_arguments(argument, message):
-    finished = run_python(EXAMPLES / "quickstart.py", argument)
+def test_program_ends_on_bad_arguments():
+    finished = run_python(EXAMPLES / "quickstart.py", "kd")
     assert finished.returncode != 0
-    assert message in finished.stderr + finished.stdout
+    assert "Expected flags only" in finished.stderr + finished.stdout
     assert "Traceback" not in finished.stderr
