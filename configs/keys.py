@@ -89,6 +89,8 @@ DISTILLATION = {
     "student_loss_weight": Key("Weight of the loss on the labels."),
     "terms": Key("Rows of the other terms of the loss, by their names in the logs."),
 }
+# Only in configs that a program makes, so that the others stay those of earlier runs.
+FOLDERS = {"raw_images": Key("Whether networks take images as bytes, and normalize them.")}
 STUDY = {
     "name": Key("Name of the study."),
     "experiments": Key("Config file of its runs, without `.py`."),
@@ -119,10 +121,11 @@ GROUPS = {
     "Training": TRAINING,
     "What computes": MACHINE,
     "Distillation": DISTILLATION,
+    "Folders of images, examples/distill_images.py": FOLDERS,
     "Studies, configs/studies.py": STUDY,
 }
 EXPERIMENT = WHAT | DATA | TRAINING | MACHINE
-KEYS = EXPERIMENT | DISTILLATION | STUDY
+KEYS = EXPERIMENT | DISTILLATION | FOLDERS | STUDY
 # Of the row of a term, and of that of a loss within it; all others are arguments of the class.
 OF_ROWS = {
     "term": "A class in `keras_sdd.terms`.",

@@ -17,7 +17,7 @@ from keras import layers
 from PIL import Image
 from training.command_line import SetupError
 
-from configs import own_data
+from configs import keys, own_data
 
 once = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 SIZE = 16
@@ -201,6 +201,7 @@ def test_runs_have_the_students_in_common(tmp_path):
     configs = runs.make_configs(tmp_path, *args)
     assert list(configs) == [TEACHER, LABELS, DISTILLED]
     labels, distilled = configs[LABELS], configs[DISTILLED]
+    assert set(distilled) == {*keys.EXPERIMENT, *keys.DISTILLATION, *keys.FOLDERS}
     differing = {x for x in labels if labels[x] != distilled[x]}
     assert differing <= {"cell", "method", "table", "num_examples", "student_loss_weight"}
     assert labels.num_examples == distilled.labelled_examples == 9
