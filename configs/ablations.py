@@ -1,7 +1,14 @@
 """The ablations of SD-KD on CIFAR-100: Tables 6, 7 and 8 of the paper.
 
---config=configs/ablations.py:6,resnet32x4,resnet8x4,consistent is one experiment: table, teacher,
-student, setting. `TABLES` lists all of a table, for a sweep.
+    python examples/train.py --config=configs/ablations.py:6,resnet32x4,resnet8x4,consistent \\
+        --config.teacher_checkpoint=runs/cifar100/resnet32x4/official-seed0/best.keras
+    python examples/report_table.py --table=6
+
+is one experiment: table, teacher, student, setting. `TABLES` lists all of a table, for a sweep.
+
+Cost: as of a cell of configs/cifar100.py.
+Results: not run. The figures below are printed ones. On small scenes, `ablations` of
+configs/studies.py asks the same.
 """
 
 from configs import cifar100, recipes

@@ -1,6 +1,13 @@
 """The tables of the paper's appendix: SDD beside feature methods, and SP on cells without a head.
 
+    python examples/report_table.py --table=combinations
+    python examples/report_table.py --table=sp_on_cells
+
 Their experiments are those of configs/cifar100.py; the tables have no numbers there.
+
+Cost: as of a cell of configs/cifar100.py.
+Results: not run. The figures below are printed ones. On scenes, sums were run: SD-KD + SP and
+SD-KD + CRD in docs/studies.md.
 """
 
 from configs import recipes

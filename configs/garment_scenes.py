@@ -1,8 +1,16 @@
 """Scenes of garments, as examples/make_scenes.py writes them: a study of our own.
 
---config=configs/garment_scenes.py:cnn_16_32_64_64,cnn_8_16_32,sd_kd is one experiment,
---config=configs/garment_scenes.py:cnn_8_16_32 trains a network with labels only.
-All but the scenes is as with digits.
+    python examples/make_scenes.py --items=garments --data_dir=FOLDER --output=scenes/garments.npz
+    python examples/train.py --config=configs/garment_scenes.py:cnn_16_32_64_64
+    python examples/train.py --config=configs/garment_scenes.py:cnn_16_32_64_64,cnn_8_16_32,sd_kd \\
+        --config.teacher_checkpoint=runs/garment_scenes/cnn_16_32_64_64/official-seed0/best.keras
+    python examples/study.py --config=configs/studies.py:garments
+
+FOLDER has the files of Fashion-MNIST. The second trains a network with labels only, the third is
+one experiment, the last all of them. All but the scenes is as with digits.
+
+Cost: the `seconds` of docs/studies/garments/results.csv, with TensorFlow on a CPU.
+Results: docs/studies.md; every run so far is a line of docs/studies/garments/results.csv.
 """
 
 import dataclasses

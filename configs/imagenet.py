@@ -1,7 +1,15 @@
 """ImageNet: Tables 3 and 4 of the paper.
 
---config=configs/imagenet.py:resnet34,resnet18,sd_kd is one experiment,
---config=configs/imagenet.py:resnet34 trains a network with labels only.
+    python examples/train.py --config=configs/imagenet.py:resnet34
+    python examples/train.py --config=configs/imagenet.py:resnet34,resnet18,sd_kd \\
+        --config.teacher_checkpoint=runs/imagenet/resnet34/official-seed0/best.keras
+    python examples/report_table.py --table=3
+
+The first trains a network with labels only, the second is one experiment.
+
+Cost: 100 epochs in batches of 512; not run. Two busy CPU cores prepare 190 images per CPU second
+(BUILD_NOTES.md, Data).
+Results: not run. The figures below are printed ones.
 """
 
 from configs import recipes

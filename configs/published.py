@@ -1,6 +1,11 @@
 """What authors publish of each method, whose figures of others are not always the SDD paper's.
 
+    python examples/report_table.py --table=published
+
 The experiments are those of configs/cifar100.py and configs/imagenet.py.
+
+Cost: as of a cell of these.
+Results: not run. The figures below are those of the programs' READMEs.
 """
 
 from configs import recipes

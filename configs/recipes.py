@@ -7,31 +7,16 @@ import dataclasses
 
 from ml_collections import config_dict
 
-from configs import methods
+from configs import keys, methods
 
 READINGS = tuple(methods.READINGS)
 # Which images the best epoch is chosen on: some that are held out of the training images, or, as
 # in the authors' programs, the test images.
 PROTOCOLS = ("validation", "authors")
 
-# How every run goes, whatever it trains.
-_RUN = {
-    "seed": 0,
-    "protocol": "validation",
-    "validation_seed": 0,
-    "test": True,  # at the end; sweeps choose on validation images and leave the others alone
-    "augment": True,
-    "momentum": 0.9,
-    "learning_rate_factor": 0.1,
-    "eval_batch_size": 256,
-    "steps_per_execution": 1,
-    "save_epochs": 1,  # from one state to the next, of which a killed run goes on
-    "dtype_policy": "float32",
-    # "auto" is Keras's own choice, except on CPUs with TensorFlow, whose convolutions XLA slows.
-    "jit_compile": "auto",
-    # Kernels that give the same bits every time; GPUs have slower ones for it.
-    "deterministic": False,
-}
+# What training on small images has in common, in the public programs and in our own studies.
+SGD = {"batch_size": 64, "learning_rate": 0.05, "weight_decay": 5e-4}
+KD = {"temperature": 4.0, "kd_label_weight": 0.1, "kd_weight": 0.9}
 # Few images made on the spot, one training step an epoch.
 _SMOKE = {
     "dataset": "synthetic",
@@ -145,7 +130,7 @@ class Experiments:
 
     def _train_with_labels(self, network, reading):
         return {
-            **_RUN,
+            **keys.list_defaults(keys.EXPERIMENT),
             **self.recipe,
             "student": f"{self.family}/{network}",
             **self.networks[network],
@@ -161,17 +146,12 @@ class Experiments:
         settings = self._collect_settings(teacher, student, reading)
         return {
             **self._train_with_labels(student, reading),
+            **keys.list_defaults(keys.DISTILLATION),
             **self._find_figures(arg),
             "cell": f"{self.name}:{arg}",
             "method": method,
             "teacher": self.networks[teacher].get("student", f"{self.family}/{teacher}"),
             "teacher_checkpoint": f"teachers/{self.name}/{teacher}.keras",
-            "fold_teacher": True,
-            "teacher_dtype": None,
-            # How many of the training images have a label, the first ones; None for all.
-            "labelled_examples": None,
-            # Folder for the teacher's cells: they are computed once. Needs augment=False.
-            "teacher_cache": None,
             **add_methods(method, settings | (_SMOKE_SETTINGS if smoke else {})),
         }
 
@@ -278,7 +258,7 @@ def pick(kind, received, known, listed_in=None):
 
 
 def _to_config(values, smoke):
-    values = {"num_examples": None, "data_dir": None, "smoke": smoke, **values}
+    values["smoke"] = smoke
     if smoke:
         values |= _SMOKE
         for role in ("teacher", "student"):
@@ -287,13 +267,10 @@ def _to_config(values, smoke):
                 values[role] = f"{family}/{_SMALL.get(name, name)}"
         if "teacher_checkpoint" in values:
             values["teacher_checkpoint"] = ""  # a teacher of random weights
-    optional = {"num_classes": int, "image_size": int}
-    optional |= {"num_examples": int, "data_dir": str, "teacher_dtype": str}
-    optional |= {"teacher_cache": str, "labelled_examples": int}
-    optional |= {"paper_accuracy": float, "paper_top5_accuracy": float}
-    for key in optional.keys() & values.keys():  # typed, so that flags can set them
-        kind = optional[key]
-        reference = config_dict.placeholder(kind)
-        reference.set(values[key])
-        values[key] = reference
+    for name in values:
+        kind = keys.KEYS[name].kind
+        if kind:  # typed, so that flags can set what is None
+            reference = config_dict.placeholder(kind)
+            reference.set(values[name])
+            values[name] = reference
     return config_dict.ConfigDict(values).lock()

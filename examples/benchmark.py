@@ -19,29 +19,24 @@ take turns with those of each backend. --sweeps measures, instead of the program
 SD-KD grows with one setting at a time, and how many images per second the data pipelines deliver.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
-import benchmark_serve
 from absl import app, flags, logging
-from benchmark_methods import ALL, METHODS, PROGRAMS, compare_methods, is_program, make_groups
-from benchmark_report import (
+from benchmarks import serve, turns
+from benchmarks.methods import ALL, METHODS, PROGRAMS, compare_methods, is_program, make_groups
+from benchmarks.report import (
     compute_ratios,
     describe_run,
     draw_chart,
     find_cpu,
-    summarize,
     write_report,
     write_sweeps,
 )
 
-BURST_SECONDS = 1.5
-MOST_STEPS = 200
 SWEEPS = {
     "batch_size": ("16", "32", "64", "128"),
     "num_classes": ("10", "100", "1000"),
@@ -68,7 +63,7 @@ def define_flags():
     flags.DEFINE_integer("image_size", 32, "Height and width of the images.", lower_bound=8)
     flags.DEFINE_list("scales", "1,2,4", "Scales of the scale-decoupled programs.")
     flags.DEFINE_integer("rounds", 5, "Bursts of every program.", lower_bound=1)
-    about = f"Steps of a burst; 0 for what takes {BURST_SECONDS} s."
+    about = f"Steps of a burst; 0 for what takes {turns.BURST_SECONDS} s."
     flags.DEFINE_integer("steps", 0, about, lower_bound=0)
     flags.DEFINE_string("reference", None, "Checkout of the authors' PyTorch code.")
     flags.DEFINE_list("sweeps", "", f"Sweeps instead of programs: {', '.join(sweeps)}.")
@@ -94,145 +89,6 @@ def define_flags():
     )
 
 
-class ProgramError(Exception):
-    """A program that could not be built, or that ended."""
-
-
-class Program:
-    """A program in a process of its own; the flags of this process hold for it, too.
-
-    Args:
-        name: of the program; "reference_METHOD" is the authors', "data:NAME" reads a data set.
-        backend: of Keras.
-        **changes: flags of its own.
-    """
-
-    def __init__(self, name, backend, **changes):
-        self.name, self.backend, self.changes = name, backend, changes
-        own = {"serve": name} | changes
-        title = "-".join([backend, name.replace(":", "-"), *changes.values()])
-        self.log = pathlib.Path(FLAGS.output, "logs", f"{title}.txt")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, *sys.argv[1:], *(f"--{k}={v}" for k, v in own.items())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                # The processes share one GPU: none may take all of its memory.
-                env=os.environ
-                | {"KERAS_BACKEND": backend, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-                | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-            )
-
-    def read(self):
-        """Return the next answer of the process."""
-        line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"ended; its log is {self.log}"}
-        if "error" in answer:
-            raise ProgramError(f"{self.name} on {self.backend}: {answer['error']}")
-        return answer
-
-    def run(self, steps):
-        """Let it do some steps; return its answer, with the seconds of all of them together."""
-        with contextlib.suppress(BrokenPipeError):  # its end shows in the answer
-            print(steps, file=self.process.stdin, flush=True)
-        return self.read()
-
-    def wait(self):
-        """Wait until it is built."""
-        self.built = self.read()
-
-    def warm_up(self):
-        """Let it compile; choose the steps of its bursts."""
-        answer = self.run(1)
-        self.first_step = answer["lead_in"]
-        chosen = round(BURST_SECONDS / answer["seconds"])
-        self.steps = FLAGS.steps or min(max(1, chosen), MOST_STEPS)
-        self.seconds = []
-
-    def measure(self):
-        """Do a burst."""
-        self.answer = self.run(self.steps)
-        self.seconds.append(self.answer["seconds"] / self.steps)
-
-    def describe(self):
-        """Return what was measured, times in seconds a step."""
-        return {
-            "program": self.name,
-            "backend": self.backend,
-            **self.changes,
-            **summarize(self.seconds),
-            "seconds": self.seconds,
-            "steps": self.steps,
-            "first_step": self.first_step,
-            "peak_memory": self.answer["peak_memory"],
-            "added_memory": self.answer["peak_memory"] - self.built["memory"],
-            "peak_gpu_memory": self.answer["peak_gpu_memory"],
-            "versions": self.built["versions"],
-        }
-
-    def close(self):
-        """End the process."""
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
-def take_turns(requests, title):
-    """Measure programs in turns.
-
-    Args:
-        requests: a tuple (name, backend, changed flags) for each program.
-        title: of the lines of progress.
-
-    Returns:
-        What each program measured, and a message for each one that could not be built, or that
-        ended before its time.
-    """
-    messages = []
-
-    def try_each(programs, action):
-        done = []
-        for program in programs:
-            try:
-                action(program)
-            except ProgramError as error:
-                messages.append(f"Left out: {error}")
-                report_progress(messages[-1])
-            else:
-                done.append(program)
-        return done
-
-    def warm_up(program):
-        program.warm_up()
-        name = " ".join([program.name, *program.changes.values()])
-        report_progress(f"{title}: {name} has compiled")
-
-    with contextlib.ExitStack() as stack:
-        started = [Program(name, backend, **changes) for name, backend, changes in requests]
-        for program in started:
-            stack.callback(program.close)
-        # All of them, so that none imports while another is timed.
-        ready = try_each(started, lambda program: program.wait())
-        ready = try_each(ready, warm_up)
-        for index in range(FLAGS.rounds):
-            before = time.perf_counter()
-            # There and back, so that a drift of the machine's speed favours no program.
-            order = 1 if index % 2 == 0 else -1
-            ready = try_each(ready[::order], lambda program: program.measure())[::order]
-            seconds = time.perf_counter() - before
-            report_progress(f"{title}: round {index + 1} of {FLAGS.rounds}, {seconds:.0f} s")
-        return [program.describe() for program in ready], messages
-
-
-def report_progress(text):
-    """Print a line beside the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def compare_programs():
     """Measure all programs on all backends; the authors' beside those of each backend."""
     groups = make_groups(FLAGS.programs, bool(FLAGS.reference), FLAGS.at_once)
@@ -241,11 +97,11 @@ def compare_programs():
     for backend in FLAGS.backends:
         for index, names in enumerate(groups):
             title = f"{backend}, group {index + 1} of {len(groups)}" if groups[1:] else backend
-            results, messages = take_turns([(name, backend, {}) for name in names], title)
+            results, messages = turns.take_turns([(name, backend, {}) for name in names], title)
             yield [result | {"group": index} for result in results], messages
             done += len(names)
             minutes = (time.perf_counter() - started) / 60
-            report_progress(
+            turns.report_progress(
                 f"{done} of {total} programs in {minutes:.0f} min; about "
                 f"{minutes * (total - done) / done:.0f} min left"
             )
@@ -257,14 +113,14 @@ def sweep_settings():
     for sweep in sweeps:
         if sweep == "data":
             requests = [(f"data:{name}", FLAGS.backends[0], {}) for name in DATASETS]
-            yield take_turns(
+            yield turns.take_turns(
                 requests + [("sd_kd", backend, {}) for backend in FLAGS.backends], sweep
             )
             continue
         values = SWEEPS[sweep][: 2 if FLAGS.smoke else None]
         for backend in FLAGS.backends:
             requests = [("sd_kd", backend, {sweep: value}) for value in values]
-            yield take_turns(requests, f"{backend}, {sweep}")
+            yield turns.take_turns(requests, f"{backend}, {sweep}")
 
 
 def describe_settings():
@@ -299,7 +155,7 @@ def main(argv):
     for name, value in SMOKE.items() if FLAGS.smoke else ():
         FLAGS.set_default(name, value)
     if FLAGS.serve:
-        benchmark_serve.serve(FLAGS.serve, FLAGS)
+        serve.serve(FLAGS.serve, FLAGS)
         return
     folder = pathlib.Path(FLAGS.output)
     results, messages, report = [], [], ""
@@ -311,7 +167,7 @@ def main(argv):
     if not results:
         sys.exit("\n".join(["No program could be measured.", *messages]))
     print(report)
-    report_progress(f"Tables, numbers and chart are in {folder}")
+    turns.report_progress(f"Tables, numbers and chart are in {folder}")
 
 
 if __name__ == "__main__":

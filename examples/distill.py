@@ -14,25 +14,8 @@ any setting, as `--config.terms.distillation_loss.weight=0.5`. `--distribute` tr
 on PyTorch, start the program with torchrun.
 """
 
-import command_line
-import experiment
-import keras
-import machine
-from absl import flags
-
-
-def distill(config, workdir, distribute=False):
-    """Distil as a config says and return the result of the run."""
-    devices = machine.setup_devices(config, distribute)
-
-    def build_model(image_shape, *counts):
-        teacher = experiment.load_teacher(config, image_shape)
-        # Whatever the teacher took from the generators, a seed has one student to start from.
-        keras.utils.set_random_seed(config.seed)
-        student = experiment.build_network(config, config.student, image_shape)
-        return experiment.build_distiller(config, teacher, student, *counts), student
-
-    return experiment.train(config, workdir, devices, build_model)
+import train
+from training import command_line
 
 
 def main(config):
@@ -42,9 +25,7 @@ def main(config):
             "This config trains with labels only; that is examples/train_teacher.py. "
             f"Received: {config.cell}"
         )
-    workdir = command_line.choose_workdir(config)
-    result = distill(config, workdir, flags.FLAGS.distribute)
-    experiment.report(result, workdir)
+    train.main(config)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
     python examples/distill_images.py --images=photos --teacher=efficientnet_v2_b0 \\
         --student=mobilenet_v3_small --export=litert,onnx --int8 --output=distilled
 
-`photos` has a folder of images for each class; see image_folder.py for what else it may have. A
+`photos` has a folder of images for each class; see images/folder.py for what else it may have. A
 teacher is trained, or taken from a file that was; then the student, with labels only and distilled.
 The same command goes on where it was killed. `distilled` then holds
 
 report.html     what came out, to look at and to show
 student.keras   the distilled student
 exported/       its files for devices, and labels.txt with the names of the classes
-images.npz      the images as networks saw them; networks/ and runs/ as in image_training.py
+images.npz      the images as networks saw them; networks/ and runs/ as in images/runs.py
 """
 
 import pathlib
@@ -19,19 +19,13 @@ import shutil
 import sys
 import time
 
-import command_line
-import folder_lock
-import image_arrays
-import image_networks
-import image_report
-import image_results
-import image_training
-import machine
 import numpy as np
-import records
-import runtimes
 from absl import app, flags
-from image_training import DISTILLED, LABELS
+from exports import runtimes
+from images import networks, report, results, runs
+from images.arrays import prepare_images
+from images.runs import DISTILLED, LABELS
+from training import command_line, folder_lock, machine, records
 
 
 def check_flags(values):
@@ -41,8 +35,8 @@ def check_flags(values):
         known = ", ".join(runtimes.FORMATS)
         raise command_line.SetupError(f"Formats are {known}. Received: {', '.join(unknown)}")
     names = (
-        image_networks.check_name(values.teacher, "teacher"),
-        image_networks.check_name(values.student, "student"),
+        networks.check_name(values.teacher, "teacher"),
+        networks.check_name(values.student, "student"),
     )
     for name in names:
         if name.endswith(".keras") and not pathlib.Path(name).is_file():
@@ -78,16 +72,16 @@ def distill_images(values, command):
     """
     teacher, student = check_flags(values)
     output = pathlib.Path(values.output)
-    images = image_arrays.prepare_images(values.images, output, values.image_size)
+    images = prepare_images(values.images, output, values.image_size)
     _tell(images)
     settings = {"teacher": teacher, "student": student, "epochs": values.epochs}
     check_settings(output, settings)
-    devices = image_training.setup_devices()
+    devices = runs.setup_devices()
     size = (len(images["classes"]), values.image_size)
-    weights = image_training.prepare_networks(output, teacher, student, *size)
+    weights = runs.prepare_networks(output, teacher, student, *size)
     arguments = (weights, values.epochs, images["counts"])
-    configs = image_training.make_configs(output, teacher, student, *arguments)
-    files = image_training.train_all(output, configs, devices, images["classes"])
+    configs = runs.make_configs(output, teacher, student, *arguments)
+    files = runs.train_all(output, configs, devices, images["classes"])
     shutil.copy(files[DISTILLED], output / "student.keras")
     found = _examine(output, files, configs, images)
     found |= _export(output, images, values)
@@ -100,8 +94,8 @@ def distill_images(values, command):
         "image_size": values.image_size,
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
-    image_report.write_page(output / "report.html", found)
-    print("\n".join([image_report.make_title(found) + ".", *image_report.make_summary(found)]))
+    report.write_page(output / "report.html", found)
+    print("\n".join([report.make_title(found) + ".", *report.make_summary(found)]))
     print(f"The page: {output / 'report.html'}\nThe student: {output / 'student.keras'}")
     if found["exported"]:
         print(f"Its files, with labels.txt: {output / 'exported'}")
@@ -121,19 +115,19 @@ def _examine(output, files, configs, images):
     """Return what the page says of the networks."""
     config = configs[DISTILLED]
     jit_compile = machine.choose_jit_compile(config)
-    labels, logits, numbers = image_results.measure_networks(files, config, jit_compile)
+    labels, logits, numbers = results.measure_networks(files, config, jit_compile)
     scale = max(config.terms.distillation_loss.scales)
     with np.load(output / "images.npz") as arrays:
-        regions = image_results.look_at_regions(files, arrays, labels, logits, scale)
+        regions = results.look_at_regions(files, arrays, labels, logits, scale)
     return {
         "images": images,
         "numbers": numbers,
-        "comparison": image_results.compare_students(labels, logits[LABELS], logits[DISTILLED]),
-        "confusions": image_results.count_confusions(labels, logits[DISTILLED]),
-        "bins": {x: image_results.find_reliability(labels, y) for x, y in logits.items()},
+        "comparison": results.compare_students(labels, logits[LABELS], logits[DISTILLED]),
+        "confusions": results.count_confusions(labels, logits[DISTILLED]),
+        "bins": {x: results.find_reliability(labels, y) for x, y in logits.items()},
         "regions": regions,
         "scale": scale,
-        "runs": image_training.describe_runs(output, configs),
+        "runs": runs.describe_runs(output, configs),
     }
 
 
@@ -145,8 +139,8 @@ def _export(output, images, values):
     folder, number = output / "exported", sum(images["counts"]["train"])
     with np.load(output / "images.npz") as arrays:
         options = (number, values.export, values.int8)
-        rows, why_not = image_results.export(output / "student.keras", folder, arrays, *options)
-        measured_on = min(image_results.EXPORTED, len(arrays["y_test"]))
+        rows, why_not = results.export(output / "student.keras", folder, arrays, *options)
+        measured_on = min(results.EXPORTED, len(arrays["y_test"]))
     if why_not:
         print(f"No files were written: {why_not}")
     else:

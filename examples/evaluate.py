@@ -3,11 +3,9 @@
 python examples/evaluate.py --config=configs/cifar100.py:resnet32x4 --checkpoint=resnet32x4.pth
 """
 
-import command_line
-import experiment
 import keras
-import machine
 from absl import flags
+from training import command_line, data_sets, experiment, machine, networks
 
 import keras_sdd
 
@@ -15,9 +13,9 @@ import keras_sdd
 def evaluate(config, checkpoint):
     """Return loss, top-1 and top-5 accuracy of a saved network as a dict."""
     machine.setup_devices(config)
-    test_data = experiment.load_test_data(config)
+    test_data = data_sets.load_test_data(config)
     shape = test_data.element_spec[0].shape[1:]
-    network = experiment.load_network(checkpoint, config, config.student, shape)
+    network = networks.load_network(checkpoint, config, config.student, shape)
     network.compile(
         loss=keras_sdd.losses.CrossEntropy(),
         metrics=experiment.make_metrics(network),

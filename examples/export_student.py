@@ -19,13 +19,12 @@ import sys
 import warnings
 import zipfile
 
-import command_line
 import keras
-import measures
 import numpy as np
-import runtimes
-import tables
 from absl import app, flags
+from exports import runtimes
+from reports import tables
+from training import command_line, measures
 
 import keras_sdd  # noqa: F401, its networks load then
 

@@ -24,13 +24,22 @@ import pathlib
 import sys
 from typing import Any
 
-import command_line
-import machine
 import numpy as np
-import pair_drawings
-import pair_numbers
-import run_pairs
 from absl import app, flags, logging
+from drawings import run_pairs
+from drawings.numbers import (
+    NUM_NEIGHBORS,
+    average_pairs,
+    choose_ambiguous,
+    compare_students,
+    correlate_classes,
+    count_classes,
+    find_probabilities,
+    measure_separability,
+    project,
+)
+from drawings.students import draw_cells, draw_correlations, draw_features, draw_rescued
+from training import command_line, machine
 
 SPLITS = ("validation", "test")
 NUM_EMBEDDED = 2000
@@ -87,10 +96,9 @@ def read_study(plain, decoupled, teacher=None, split=SPLITS[0]):
     machine.setup_devices(config)
     images = run_pairs.load_images(config, split)
     count = images.num_images
-    if count <= pair_numbers.NUM_NEIGHBORS:
+    if count <= NUM_NEIGHBORS:
         raise command_line.SetupError(
-            f"The figures need more than {pair_numbers.NUM_NEIGHBORS} images. "
-            f"Received: {count} {split} images"
+            f"The figures need more than {NUM_NEIGHBORS} images. Received: {count} {split} images"
         )
     networks = run_pairs.load_networks(*runs, images.element_spec[0].shape[1:], teacher)
     students = runs[0].name, runs[1].name
@@ -116,10 +124,10 @@ def name_classes(config, count):
 
 def make_correlations(study, path):
     """Draw Figure 3, and return the mean differences of the students' correlations."""
-    correlations = {x: pair_numbers.correlate_classes(y.logits) for x, y in study.outputs.items()}
+    correlations = {x: correlate_classes(y.logits) for x, y in study.outputs.items()}
     differences = {x: np.abs(correlations["teacher"] - correlations[x]) for x in study.students}
-    means = {x: pair_numbers.average_pairs(differences[x]) for x in study.students}
-    pair_drawings.draw_correlations(differences, means, study.names, study.words, path)
+    means = {x: average_pairs(differences[x]) for x in study.students}
+    draw_correlations(differences, means, study.names, study.words, path)
     return means
 
 
@@ -127,22 +135,22 @@ def make_features(study, path):
     """Draw Figure 4, and return the networks' numbers of separability."""
     labels = study.labels[study.chosen]
     embeddings = {x: y.embedding for x, y in study.outputs.items()}
-    numbers = {x: pair_numbers.measure_separability(y, labels) for x, y in embeddings.items()}
-    points = {x: pair_numbers.project(y) for x, y in embeddings.items()}
+    numbers = {x: measure_separability(y, labels) for x, y in embeddings.items()}
+    points = {x: project(y) for x, y in embeddings.items()}
     words = study.words if len(labels) == len(study.labels) else f"{len(labels):,} of {study.words}"
-    pair_drawings.draw_features(points, labels, numbers, study.names, words, path)
+    draw_features(points, labels, numbers, study.names, words, path)
     return numbers | {"num_images": len(labels)}
 
 
 def make_rescued(study, path):
     """Draw Figure 5, and return the numbers of images that one student alone gets right."""
     logits = [study.outputs[x].logits for x in study.students]
-    numbers, rescued = pair_numbers.compare_students(study.labels, *logits)
+    numbers, rescued = compare_students(study.labels, *logits)
     shown = rescued[:NUM_RESCUED]
     captions = [[f"true class: {study.names[study.labels[i]]}"] for i in shown]
     for student, values in zip(study.students, logits, strict=True):
         classes = np.argmax(values[shown], axis=1)
-        probabilities = pair_numbers.find_probabilities(values[shown], classes)
+        probabilities = find_probabilities(values[shown], classes)
         for lines, label, probability in zip(captions, classes, probabilities, strict=True):
             lines.append(f"{student}: {study.names[label]}, {probability:.0%}")
     plain, decoupled = study.students
@@ -156,7 +164,7 @@ def make_rescued(study, path):
         "predict"
     )
     images = run_pairs.find_images(study.images, shown)
-    pair_drawings.draw_rescued(images, captions, title, words, path)
+    draw_rescued(images, captions, title, words, path)
     return numbers
 
 
@@ -164,7 +172,7 @@ def make_cells(study, path):
     """Draw Figure 6, and return the part of the teacher's cells that are complementary."""
     teacher = study.outputs["teacher"]
     judged = teacher.classes, teacher.complementary
-    shown = pair_numbers.choose_ambiguous(study.labels, *judged, NUM_AMBIGUOUS)
+    shown = choose_ambiguous(study.labels, *judged, NUM_AMBIGUOUS)
     captions = [_describe_cells(study, i) for i in shown]
     cells = {
         x: (study.outputs[x].classes[shown], study.outputs[x].complementary[shown])
@@ -178,7 +186,7 @@ def make_cells(study, path):
         f"that it gets right as a whole, then wrong ones; {share:.0%} of its cells in all images "
         "are complementary"
     )
-    pair_drawings.draw_cells(images, captions, cells, *options, words, path)
+    draw_cells(images, captions, cells, *options, words, path)
     return {"complementary": share}
 
 
@@ -186,7 +194,7 @@ def _describe_cells(study, index):
     # Within the cells there is room for numbers alone.
     names = [f"class {x}" if x == str(i) else f"{i} {x}" for i, x in enumerate(study.names)]
     classes = study.outputs["teacher"].classes[index]
-    counted = pair_numbers.count_classes(classes[1:])
+    counted = count_classes(classes[1:])
     lines = [f"true: {names[study.labels[index]]}", f"teacher: {names[classes[0]]}", "its cells:"]
     lines += [f"  {names[label]}: {count}" for label, count in counted[:4]]
     rest = sum(count for _, count in counted[4:])

@@ -17,16 +17,13 @@ import re
 import statistics
 import sys
 
-import command_line
-import experiment
-import machine
 import numpy as np
-import results
-import study_arms
-import study_report
-import tables
 from absl import app, flags
+from reports import results, tables
 from scipy import stats
+from studies import arms as study_arms
+from studies.report import read_lines
+from training import command_line, data_sets, machine, networks
 
 import keras_sdd
 from configs import studies
@@ -46,7 +43,7 @@ def collect_study(name, folder):
     study = studies.get_config(name)
     layout = study_arms.Layout(study, study_arms.list_arms(study), folder)
     rows, _ = results.read_rows(folder / "runs")
-    lines, _ = study_report.read_lines(layout, rows)
+    lines, _ = read_lines(layout, rows)
     found = []
     for pair in study.pairs:
         own = {line.arm.name: line.rows for line in lines if line.pair == pair}
@@ -70,11 +67,11 @@ def inspect_pair(layout, pair):
     """Return what the cells of a pair say on the validation images, as SCALE NETWORK NAME."""
     config = layout.make_run(pair, layout.arms[PLAIN], 0).load_config()
     machine.setup_devices(config)
-    _, images = experiment.load_data(config)
+    _, images = data_sets.load_data(config)
     shape = images.element_spec[0].shape[1:]
-    teacher = experiment.load_teacher(config, shape)
+    teacher = networks.load_teacher(config, shape)
     run = layout.make_run(pair, layout.arms[PLAIN], 0)
-    student = experiment.load_network(run.workdir / "last.keras", config, config.student, shape)
+    student = networks.load_network(run.workdir / "last.keras", config, config.student, shape)
     inspection = keras_sdd.inspect_cells(teacher, images, SCALES, student, verbose=0)
     return {
         f"{row['network']} {name} {row['scale']}": row[name]

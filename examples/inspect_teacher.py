@@ -13,11 +13,9 @@ teacher was trained on, --split=train, flatter it. The test images are read only
 import csv
 import pathlib
 
-import command_line
-import experiment
-import machine
 from absl import flags
 from matplotlib.figure import Figure
+from training import command_line, data_sets, machine, networks
 
 import keras_sdd
 
@@ -28,33 +26,24 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES = {"teacher": {"linestyle": "-"}, "student": {"linestyle": "--", "markerfacecolor": "none"}}
 
 
-def load_images(config, split, dtype="float32"):
-    """Return the images of a split as they are tested, without augmentation; uint8 are raw."""
-    held = ("validation_examples", "validation_seed") if split != "test" else ()
-    options = {"dtype": dtype} | {name: config[name] for name in held}
-    if split == "train" or (config.smoke and split == "test"):
-        options["num_examples"] = config.num_examples
-    return experiment.load_split(config, split, augment=False, shuffle=False, **options)
-
-
 def load_teacher(config, checkpoint, image_shape):
     """Return the network in a file, or the teacher of a config of a pair."""
     if checkpoint:
         name = config.get("teacher", config.student)
-        return experiment.load_network(checkpoint, config, name, image_shape)
+        return networks.load_network(checkpoint, config, name, image_shape)
     if "teacher" not in config:
         raise command_line.SetupError("Pass the file of the teacher as --checkpoint.")
-    return experiment.load_teacher(config, image_shape)
+    return networks.load_teacher(config, image_shape)
 
 
 def inspect_teacher(config, checkpoint, student, scales, split):
     """Return the `Inspection` of the networks in two files, that of the student may be None."""
     machine.setup_devices(config)
-    images = load_images(config, split)
+    images = data_sets.load_images(config, split)
     shape = images.element_spec[0].shape[1:]
     teacher = load_teacher(config, checkpoint, shape)
     if student:
-        student = experiment.load_network(student, config, config.student, shape)
+        student = networks.load_network(student, config, config.student, shape)
     try:
         return keras_sdd.inspect_cells(teacher, images, scales, student or None)
     except ValueError as error:  # what the library refuses, it explains

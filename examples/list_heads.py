@@ -16,14 +16,12 @@ import sys
 import time
 
 import keras
-import keras_hub_classifiers
 from absl import app, flags
+from libraries import keras_hub_classifiers
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-import keras_sdd  # noqa: E402
-from keras_sdd.head_search import Pooling, Search, keeps_vector  # noqa: E402
-from keras_sdd.heads import find_head  # noqa: E402
+import keras_sdd
+from keras_sdd.head_search import Pooling, Search, keeps_vector
+from keras_sdd.heads import find_head
 
 SCALES = (1, 2, 4)
 LINEAR = "by itself, linear"

@@ -11,10 +11,10 @@ configs/digit_scenes.py and configs/garment_scenes.py train on it.
 import pathlib
 import sys
 
-import digit_scenes
-import fashion_scenes
 import numpy as np
 from absl import app, flags
+from scenes import garments
+from scenes.digits import compose_scenes, split_digits
 
 from keras_sdd.data.fashion_mnist import read_folder
 
@@ -23,13 +23,13 @@ NUM_SCENES = {"digits": (3000, 2000), "garments": (5000, 5000)}
 
 def compose_digits(num_train, num_test):
     """Return scenes of digits as bytes: a dict of the splits to (images, labels)."""
-    digits = digit_scenes.split_digits()
+    digits = split_digits()
     images, labels = (
         np.concatenate(parts) for parts in zip(digits["train"], digits["validation"], strict=True)
     )
     composed = {
-        "train": digit_scenes.compose_scenes(images, labels, num_train, seed=0),
-        "test": digit_scenes.compose_scenes(*digits["test"], num_test, seed=2),
+        "train": compose_scenes(images, labels, num_train, seed=0),
+        "test": compose_scenes(*digits["test"], num_test, seed=2),
     }
     # Noise goes beyond black and white.
     return {
@@ -42,7 +42,7 @@ def compose_garments(folder, num_train, num_test):
     """Return scenes of garments, in the same form."""
     counts = {"train": num_train, "test": num_test}
     return {
-        split: fashion_scenes.compose_scenes(*read_folder(folder, split), count, seed)
+        split: garments.compose_scenes(*read_folder(folder, split), count, seed)
         for seed, (split, count) in enumerate(counts.items())
     }
 

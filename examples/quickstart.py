@@ -17,13 +17,13 @@ import re
 import sys
 import time
 
-import cell_drawing
-import digit_scenes
 import keras
 import numpy as np
 from absl import app, flags, logging
+from drawings import cells as cell_drawing
 from keras import layers
 from matplotlib.figure import Figure
+from scenes.digits import NUM_CLASSES, SCENE_SHAPE, compose_scenes, split_digits
 
 import keras_sdd
 
@@ -80,16 +80,16 @@ class RunProgress(keras.callbacks.Callback):
 
 def compose_data(num_scenes):
     """Compose the scenes of each split, from digits of its own: a dict to (scenes, labels)."""
-    digits = digit_scenes.split_digits()
+    digits = split_digits()
     return {
-        split: digit_scenes.compose_scenes(*digits[split], count, seed)
+        split: compose_scenes(*digits[split], count, seed)
         for seed, (split, count) in enumerate(num_scenes.items())
     }
 
 
 def build_classifier(widths, name):
     """Build a convolutional classifier: (B, 32, 32, 1) to logits (B, 10), its last map 8 x 8."""
-    inputs = x = keras.Input(digit_scenes.SCENE_SHAPE)
+    inputs = x = keras.Input(SCENE_SHAPE)
     for i, width in enumerate(widths):
         if i in (1, 2):
             x = layers.MaxPooling2D()(x)
@@ -97,7 +97,7 @@ def build_classifier(widths, name):
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.ReLU()(x)
     x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(digit_scenes.NUM_CLASSES)(x), name=name)
+    return keras.Model(inputs, layers.Dense(NUM_CLASSES)(x), name=name)
 
 
 def train(model, scenes, labels, epochs, title):

@@ -16,19 +16,13 @@ compares on all pairs of networks in it.
 """
 
 import os
-import pathlib
 import re
 import sys
 
-import comparisons
-import results
-import tables
-import verdicts
 from absl import app, flags
+from reports import comparisons, results, tables, verdicts
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-from configs import recipes  # noqa: E402
+from configs import recipes
 
 
 def report_table(table, rows, problems=(), reading="official"):

@@ -12,9 +12,8 @@ of the paired differences as measured; runs of `report_table.py --compare` show 
 import dataclasses
 
 import numpy as np
-import tables
-import verdicts
 from absl import app, flags
+from reports import tables, verdicts
 from scipy import stats
 
 NUM_SEEDS = (3, 5, 10)

@@ -14,37 +14,34 @@ or with --report of those that are.
 import pathlib
 import sys
 
-import command_line
-import folder_lock
-import study_arms
-import study_report
-import study_tuning
-import study_workers
 from absl import flags
+from studies import report, tuning, workers
+from studies.arms import Layout, list_arms, parse_grid
+from training import command_line, folder_lock
 
 
 def run_study(study, folder, jobs, grid):
     """Do what is not done yet of a study; return its layout and what failed."""
-    arms = study_arms.list_arms(study, grid)
-    layout = study_arms.Layout(study, arms, folder)
+    arms = list_arms(study, grid)
+    layout = Layout(study, arms, folder)
     teachers = layout.list_teachers()
     for run in [*teachers, *layout.list_runs(0)]:
         run.load_config()  # a mistake in one shows now and not in the night
-    sweeps = study_tuning.list_sweeps(layout)
+    sweeps = tuning.list_sweeps(layout)
     total = len(teachers) + len(sweeps) * study.trials + study.seeds * len(layout.list_runs(0))
-    progress = study_workers.Progress(total, jobs)
+    progress = workers.Progress(total, jobs)
     print(f"{study.name}: {total} runs in {folder}, {jobs} side by side", flush=True)
 
     def do(runs):
-        study_workers.do_all([lambda act, run=run: act(run) for run in runs], jobs, progress)
+        workers.do_all([lambda act, run=run: act(run) for run in runs], jobs, progress)
 
     do(teachers)
     if progress.failures:  # no student without its teacher
         return layout, progress.failures
-    study_workers.do_all([sweep.search for sweep in sweeps], jobs, progress)
+    workers.do_all([sweep.search for sweep in sweeps], jobs, progress)
     if sweeps:
-        study_tuning.write_choices(folder, sweeps)
-    layout.tuned = study_tuning.read_choices(folder)
+        tuning.write_choices(folder, sweeps)
+    layout.tuned = tuning.read_choices(folder)
     # The first seed alone makes the caches that the others find.
     do(layout.list_runs(0))
     do([run for seed in range(1, study.seeds) for run in layout.list_runs(seed)])
@@ -63,15 +60,15 @@ def run_and_report(study):
     """Do what the flags say."""
     values = flags.FLAGS
     folder = pathlib.Path(values.workdir or f"studies/{study.name}")
-    grid, failures = study_arms.parse_grid(values.vary), {}
+    grid, failures = parse_grid(values.vary), {}
     if values.report or values.results:
-        layout = study_arms.Layout(study, study_arms.list_arms(study, grid), folder)
+        layout = Layout(study, list_arms(study, grid), folder)
         beside = pathlib.Path(values.results).parent if values.results else folder
-        layout.tuned = study_tuning.read_choices(beside)
+        layout.tuned = tuning.read_choices(beside)
     else:
         with folder_lock.lock_workdir(folder):
             layout, failures = run_study(study, folder, values.jobs, grid)
-    print(study_report.write_report(layout, folder, values.results))
+    print(report.write_report(layout, folder, values.results))
     if failures:
         lines = [f"{path}: {error}" for path, error in failures.items()]
         sys.exit("\n".join([f"{len(failures)} runs failed:", *lines]))

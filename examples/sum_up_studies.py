@@ -11,31 +11,27 @@ differences of the scale-decoupled forms, every seed as a dot.
 import pathlib
 import sys
 
-import command_line
-import comparisons
-import results
-import study_arms
-import study_report
-import study_tuning
-import tables
-import verdicts
 from absl import app, flags
 from matplotlib.figure import Figure
+from reports import comparisons, results, tables, verdicts
+from studies import report, tuning
+from studies.arms import Layout, list_arms
+from training import command_line
 
 from configs import studies
 
 
 def read_columns(folder, names):
-    """Return the columns: (study, pair) -> arm -> (`study_report.Line`, comparison or None)."""
+    """Return the columns: (study, pair) -> arm -> (`report.Line`, comparison or None)."""
     columns = {}
     for name in names:
         study, place = studies.get_config(name), pathlib.Path(folder) / name
-        layout = study_arms.Layout(study, study_arms.list_arms(study), place)
-        layout.tuned = study_tuning.read_choices(place)
-        lines, problems = study_report.read_lines(layout, results.read_csv(place / "results.csv"))
+        layout = Layout(study, list_arms(study), place)
+        layout.tuned = tuning.read_choices(place)
+        lines, problems = report.read_lines(layout, results.read_csv(place / "results.csv"))
         for problem in problems:
             print(f"{name}: {problem}", file=sys.stderr)
-        found = study_report.compare_lines(lines)
+        found = report.compare_lines(lines)
         for line in lines:
             column = columns.setdefault((name, line.pair), {})
             column[line.arm.name] = (line, found.get((line.pair, line.arm.name)))

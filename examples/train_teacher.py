@@ -8,21 +8,8 @@ on the spot; `--config.KEY=value` changes any setting; `--distribute` trains on 
 PyTorch, start the program with torchrun).
 """
 
-import command_line
-import experiment
-import machine
-from absl import flags
-
-
-def train_teacher(config, workdir, distribute=False):
-    """Train the network of a config and return the result of the run."""
-    devices = machine.setup_devices(config, distribute)
-
-    def build_model(image_shape, *_):
-        network = experiment.build_network(config, config.student, image_shape)
-        return network, network
-
-    return experiment.train(config, workdir, devices, build_model)
+import train
+from training import command_line
 
 
 def main(config):
@@ -32,9 +19,7 @@ def main(config):
             "This trains with labels only, as in --config=configs/cifar100.py:resnet32x4; for "
             f"distillation there is examples/distill.py. Received: {config.cell}"
         )
-    workdir = command_line.choose_workdir(config)
-    result = train_teacher(config, workdir, flags.FLAGS.distribute)
-    experiment.report(result, workdir)
+    train.main(config)
 
 
 if __name__ == "__main__":

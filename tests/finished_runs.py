@@ -1,12 +1,8 @@
 """Finished runs, and rows of them, without any training."""
 
 import json
-import pathlib
-import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
-from configs import fashion_mnist  # noqa: E402
+from configs import fashion_mnist
 
 PAIR = "wrn_16_2,resnet8"
 

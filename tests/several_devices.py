@@ -180,11 +180,10 @@ class Fail(keras.callbacks.Callback):
 
 def fail(workdir, how):
     """Distil as `examples/distill.py --distribute` does, up to the second epoch."""
-    sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-    import distill
+    from training import experiment, networks
 
-    initialize, experiment, fit = distribution.initialize, distill.experiment, keras.Model.fit
-    experiment.models.build = build_tiny
+    initialize, fit = distribution.initialize, keras.Model.fit
+    networks.models.build = build_tiny
 
     def start():
         devices = initialize(timeout=5 if how == "hang" else 60)
@@ -197,7 +196,7 @@ def fail(workdir, how):
         return devices
 
     distribution.initialize = start
-    distill.distill(make_config(), pathlib.Path(workdir), distribute=True)
+    experiment.train(make_config(), pathlib.Path(workdir), distribute=True)
 
 
 def split_cpu():
@@ -240,7 +239,7 @@ def run_on_two_hosts(*arguments, timeout=300):
 def _run(settings, launcher, arguments, timeout):
     """Run this file once for each dict of environment variables, all at the same time."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment["PYTHONPATH"] = f"{REPOSITORY / 'examples'}{os.pathsep}{REPOSITORY}"
     command = [sys.executable, *launcher, __file__, *map(str, arguments)]
     processes, end = [], time.monotonic() + timeout
     with contextlib.ExitStack() as stack:

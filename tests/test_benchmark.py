@@ -7,22 +7,19 @@ import subprocess
 import sys
 import types
 
+import benchmark
 import keras
 import pytest
+from benchmarks import methods, report, turns
+from benchmarks import programs as benchmark_programs
 from keras import layers
 from matplotlib.image import imread
+from training import term_rows
+
+import keras_sdd
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
-sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
-
-import benchmark  # noqa: E402
-import benchmark_methods  # noqa: E402
-import benchmark_programs  # noqa: E402
-import benchmark_report  # noqa: E402
-import term_rows  # noqa: E402
-
-import keras_sdd  # noqa: E402
 
 BACKEND = keras.backend.backend()
 
@@ -168,7 +165,7 @@ def options(tmp_path):
     )
 
 
-@pytest.mark.parametrize("program", [*benchmark_methods.PROGRAMS, "crd"])
+@pytest.mark.parametrize("program", [*methods.PROGRAMS, "crd"])
 def test_program_takes_steps(program, options, monkeypatch):
     if program == "keras_kd" and not hasattr(keras, "distillation"):
         pytest.skip("not part of this Keras")
@@ -186,7 +183,7 @@ def test_cached_teacher_does_not_run(options, monkeypatch):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 def test_terms_are_those_of_the_configs(options, monkeypatch):
-    programs = (*benchmark_methods.METHODS, *benchmark_methods.PROGRAMS)
+    programs = (*methods.METHODS, *methods.PROGRAMS)
     for name in set(programs) - NO_DISTILLERS:
         config = benchmark_programs.make_config(name, options)
         assert term_rows.build_terms(config, 1, 64), name
@@ -222,7 +219,7 @@ def test_reads_data_sets(options):
 # Turns and tables, from made-up programs.
 
 
-class Fake(benchmark.Program):
+class Fake(turns.Program):
     """Answers at once, and writes down its turns."""
 
     turns: list[tuple] = []
@@ -232,13 +229,13 @@ class Fake(benchmark.Program):
 
     def read(self):
         if self.name == "data:cifar100":
-            raise benchmark.ProgramError("cifar100 is not prepared")
+            raise turns.ProgramError("cifar100 is not prepared")
         return {"memory": 10, "versions": {}}
 
     def run(self, steps):
         self.turns.append((self.name, steps, *self.changes.values()))
         if self.name == "mgd" and steps > 1:
-            raise benchmark.ProgramError("mgd ended")
+            raise turns.ProgramError("mgd ended")
         seconds = 0.5 * steps
         memory = {"peak_memory": 40, "peak_gpu_memory": None}
         return {"lead_in": 9.0, "seconds": seconds, **memory}
@@ -249,18 +246,19 @@ class Fake(benchmark.Program):
 
 @pytest.fixture
 def fakes(monkeypatch):
-    monkeypatch.setattr(benchmark, "Program", Fake)
+    monkeypatch.setattr(turns, "Program", Fake)
     monkeypatch.setattr(Fake, "turns", [])
     values = types.SimpleNamespace(
         rounds=2, steps=0, backends=["jax", "torch"], smoke=True, sweeps=["scales", "data"],
         programs=["sd_kd", "crd", "mgd"], reference="folder", at_once=3,
     )  # fmt: skip
-    monkeypatch.setattr(benchmark, "FLAGS", values)
+    for module in (benchmark, turns):
+        monkeypatch.setattr(module, "FLAGS", values)
 
 
 def test_programs_take_turns(fakes):
     requests = [(name, "jax", {}) for name in ("kd", "data:cifar100", "sd_kd")]
-    results, messages = benchmark.take_turns(requests, "jax")
+    results, messages = turns.take_turns(requests, "jax")
     warm_up = [("kd", 1), ("sd_kd", 1)]
     bursts = [("kd", 3), ("sd_kd", 3), ("sd_kd", 3), ("kd", 3)]  # of 0.5 s a step
     closed = [(name, "closed") for name in ("sd_kd", "data:cifar100", "kd")]
@@ -287,9 +285,9 @@ def test_programs_are_timed_in_groups(fakes, capsys):
 
 def test_groups_have_kd_and_pairs():
     def make(names, with_reference=True, at_once=17):
-        return benchmark_methods.make_groups(names, with_reference, at_once)
+        return methods.make_groups(names, with_reference, at_once)
 
-    (default,) = make(benchmark_methods.PROGRAMS)
+    (default,) = make(methods.PROGRAMS)
     assert default[:2] == ["kd", "reference_kd"] and len(set(default)) == len(default) == 17
     assert make(["crd", "kd"], False) == [["kd", "crd"]] and make(["kd"], False) == [["kd"]]
     groups = make(["methods"], at_once=8)
@@ -297,7 +295,7 @@ def test_groups_have_kd_and_pairs():
     names = [name for group in groups for name in group if name != "kd"]
     assert len(set(names)) == len(names)
     assert {"kd", *names} == {
-        *benchmark_methods.METHODS, *(f"reference_{x}" for x in benchmark_methods.AUTHORS)
+        *methods.METHODS, *(f"reference_{x}" for x in methods.AUTHORS)
     }  # fmt: skip
     for group in groups:
         assert {name.removeprefix("reference_") for name in group} <= set(group)
@@ -307,7 +305,7 @@ def test_sweeps_change_one_setting(fakes):
     results = [result for part, _ in benchmark.sweep_settings() for result in part]
     assert ("sd_kd", 1, "1,2") in Fake.turns
     settings = {"batch_size": 64, "scales": ["1", "2", "4"]}
-    text = benchmark_report.write_sweeps(results, tuple(benchmark.SWEEPS), settings)
+    text = report.write_sweeps(results, tuple(benchmark.SWEEPS), settings)
     assert "| SD-KD, `scales` | jax | torch |" in text
     assert "| 1,2 | 500 ms, 128 images/s | 500 ms, 128 images/s |" in text
     assert "| data pipeline, fashion_mnist | 128 |" in text and "cifar100" not in text
@@ -324,7 +322,7 @@ def describe_fake(program, median, backend="torch"):
 def test_ratios_and_tables():
     medians = {"kd": 0.8, "sd_kd": 1.0, "teacher": 0.3, "supervised": 0.2, "reference_sd_kd": 2.0}
     results = [describe_fake(*item) for item in medians.items()] + [describe_fake("kd", 1, "jax")]
-    ratios = benchmark_report.compute_ratios(results)
+    ratios = report.compute_ratios(results)
     assert {name: values["torch"] for name, values in ratios.items()} == {
         "SD-KD / KD": 1.25,
         "SD-KD / (teacher's forward pass + student alone)": 2.0,
@@ -332,7 +330,7 @@ def test_ratios_and_tables():
         "peak memory of the process, SD-KD / KD": 1.0,
         "peak memory beyond the built program, SD-KD / KD": 1.0,
     }
-    text = benchmark_report.write_report(results)
+    text = report.write_report(results)
     assert "| SD-KD | 1,000 ms (990 to 1,020 ms), 1.25 | - |" in text
     assert "| SD-KD / authors' code | 0.50 | - |" in text
     assert "| KD | 4.0 s, 3,072 MiB | 4.0 s, 3,072 MiB |" in text
@@ -349,7 +347,7 @@ def test_methods_beside_kd_of_their_group():
         for item in medians.items()
     ]
     results.append(describe_fake("crd", 1.0, "jax") | {"group": 0})  # its KD was left out
-    text = benchmark_report.write_report(results)
+    text = report.write_report(results)
     for row in (
         "| KD | 1.00 ✓ | - | 1.05 | 1.00 (11 ms) |",
         "| `crd` | 1.50 ✓ | - | 1.60 | 3.73 (41 ms) |",
@@ -365,9 +363,7 @@ def test_methods_beside_kd_of_their_group():
         assert row in text, row
     assert text.count("| `crd` | 1.00 | - |") == 2  # of memory
     assert "`teacher`" not in text
-    aims = {
-        x: benchmark_methods.find_aim(x) for x in ("sd_wttm", "sd_ctkd", "icd", "semckd", "pkt")
-    }
+    aims = {x: methods.find_aim(x) for x in ("sd_wttm", "sd_ctkd", "icd", "semckd", "pkt")}
     assert aims == {"sd_wttm": 1.05, "sd_ctkd": 1.05, "icd": None, "semckd": None, "pkt": 1.15}
 
 
@@ -390,6 +386,6 @@ def test_what_was_measured_is_kept_when_the_run_ends(tmp_path, monkeypatch):
 
 
 def test_ratios_name_programs_of_the_default_run():
-    (programs,) = benchmark_methods.make_groups(benchmark_methods.PROGRAMS, True, 17)
-    for program, parts, _ in benchmark_report.RATIOS.values():
+    (programs,) = methods.make_groups(methods.PROGRAMS, True, 17)
+    for program, parts, _ in report.RATIOS.values():
         assert {program, *parts} <= set(programs)

@@ -1,15 +1,8 @@
 """The check of the numbers in the docs: it finds what is wrong."""
 
-import pathlib
-import sys
-
+import check_numbers
 import keras
 import pytest
-
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "docs")]
-
-import check_numbers  # noqa: E402
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 

@@ -1,5 +1,6 @@
 """The configs: figures of the paper, recipes, readings, the smoke form, and wrong names."""
 
+import ast
 import itertools
 import pathlib
 import re
@@ -8,16 +9,9 @@ import sys
 
 import pytest
 from backends import BACKEND
+from training import config_keys
 
-from keras_sdd import data, models
-from keras_sdd._checks import find_near
-
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "examples")]
-
-import config_keys  # noqa: E402
-
-from configs import (  # noqa: E402
+from configs import (
     ablations,
     appendix,
     cifar100,
@@ -30,6 +24,10 @@ from configs import (  # noqa: E402
     own_data,
     published,
 )
+from keras_sdd import data, models
+from keras_sdd._checks import find_near
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 
@@ -523,6 +521,19 @@ print(sorted({"keras", "keras_sdd", "tensorflow", "jax", "torch", "numpy"} & set
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_every_file_says_its_command_cost_and_results():
+    """Files with experiments or studies do; a CSV file or page that is named is there."""
+    for path in (REPOSITORY / "configs").glob("*.py"):
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        if path.stem in ("keys", "methods", "recipes"):
+            continue
+        assert re.search(r"^    python examples/\w+\.py --", text, re.MULTILINE), path
+        assert re.search(r"^Cost: ", text, re.MULTILINE), path
+        assert re.search(r"^Results: ", text, re.MULTILINE), path
+        for name in re.findall(r"docs/[\w/]+\.(?:csv|md)|examples/\w+\.py", text):
+            assert (REPOSITORY / name).is_file(), name
 
 
 def test_networks_of_the_tables_are_those_of_the_zoo():

@@ -3,30 +3,21 @@
 import html.parser
 import json
 import math
-import pathlib
 import re
-import sys
 import types
 
+import distill_images
 import keras
 import numpy as np
 import pytest
 from backends import BACKEND
+from images import networks, report, results, runs
+from images.runs import DISTILLED, LABELS, TEACHER
 from keras import layers
 from PIL import Image
+from training.command_line import SetupError
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import distill_images  # noqa: E402
-import image_networks  # noqa: E402
-import image_report  # noqa: E402
-import image_results  # noqa: E402
-import image_training  # noqa: E402
-from command_line import SetupError  # noqa: E402
-from image_training import DISTILLED, LABELS, TEACHER  # noqa: E402
-
-from configs import own_data  # noqa: E402
+from configs import keys, own_data
 
 once = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 SIZE = 16
@@ -60,15 +51,15 @@ def build_brightness(classes=2, scale=255.0, size=SIZE):
     ],
 )
 def test_names(name, expected):
-    assert image_networks.check_name(name, "student") == expected
+    assert networks.check_name(name, "student") == expected
 
 
 @once
 def test_near_names_are_told():
     with pytest.raises(SetupError, match="--teacher. Near:.*mobilenetv3small.*'mobilnet_v3'"):
-        image_networks.check_name("mobilnet_v3", "teacher")
+        networks.check_name("mobilnet_v3", "teacher")
     with pytest.raises(SetupError, match="--student. Near:.*cifar100/resnet8; .*'cifar/resnet8'"):
-        image_networks.check_name("cifar/resnet8", "student")
+        networks.check_name("cifar/resnet8", "student")
 
 
 def build_tiny(weights, include_top, input_shape):
@@ -92,11 +83,11 @@ def test_weights_of_imagenet_are_taken_where_they_can_be_had(monkeypatch):
         return build_tiny(weights, **options)
 
     monkeypatch.setattr(keras.applications, "ResNet50", build)
-    _, weights = image_networks.build_classifier("ResNet50", 3, SIZE)
-    assert calls == ["imagenet", None] and not image_networks.is_pretrained(weights)
+    _, weights = networks.build_classifier("ResNet50", 3, SIZE)
+    assert calls == ["imagenet", None] and not networks.is_pretrained(weights)
     assert weights.startswith("from scratch") and weights.endswith(": URL fetch failure")
-    network, weights = image_networks.build_classifier("ResNet50", 3, SIZE)
-    assert weights == "from ImageNet's weights" and image_networks.is_pretrained(weights)
+    network, weights = networks.build_classifier("ResNet50", 3, SIZE)
+    assert weights == "from ImageNet's weights" and networks.is_pretrained(weights)
     (body,) = (x for x in network.layers if isinstance(x, keras.Model))
     assert body.layers[-1].momentum == 0.9
     # Of ResNet's, a mean is taken off and red and blue change places.
@@ -110,7 +101,7 @@ def test_weights_of_imagenet_are_taken_where_they_can_be_had(monkeypatch):
 @once
 def test_preprocessing_is_that_of_the_network_s_own_module():
     found = {
-        name: image_networks._find_preprocessing(name)
+        name: networks._find_preprocessing(name)
         for name in ("MobileNetV3Small", "MobileNet", "ResNet50V2", "ResNet101", "DenseNet121")
     }
     modules = keras.applications
@@ -133,13 +124,13 @@ def test_preprocessing_is_that_of_the_network_s_own_module():
 )
 def test_files_that_do_not_fit_are_refused(network, message):
     with pytest.raises(SetupError, match=message):
-        image_networks.load_classifier("mine.keras", 2, SIZE, lambda path: network)
+        networks.load_classifier("mine.keras", 2, SIZE, lambda path: network)
 
 
 @once
 def test_files_for_images_of_any_size_get_this_one():
     network = build_brightness(size=None)
-    found = image_networks.load_classifier("mine.keras", 2, SIZE, lambda path: network)
+    found = networks.load_classifier("mine.keras", 2, SIZE, lambda path: network)
     assert found.input_shape == (None, SIZE, SIZE, 3)
     images = np.full((1, SIZE, SIZE, 3), 255.0)
     expected = [[6.0, 12.0]]  # 3 channels of weight 4
@@ -170,25 +161,25 @@ def test_a_teacher_at_chance_is_refused_and_the_remedy_helps(tmp_path, capsys):
         config.update(dataset=str(tmp_path / "images.npz"), validation_examples=4, raw_images=True)
     path = tmp_path / "teacher.keras"
     build_brightness().save(path)
-    image_training.check_teacher(path, config, ["dark", "bright"])
+    runs.check_teacher(path, config, ["dark", "bright"])
     assert "right in 100.0% of 4 validation images" in capsys.readouterr().out
     build_brightness(scale=1.0).save(path)  # for it all images are bright
     with pytest.raises(
         SetupError, match="50.0% of.*order of their folders: dark, bright"
     ) as caught:
-        image_training.check_teacher(path, config, ["dark", "bright"])
+        runs.check_teacher(path, config, ["dark", "bright"])
     code = str(caught.value).split("of 0 to 1:\n")[1].replace("\n  ", "\n").strip()
     code = code.replace("teacher.keras", str(path)).replace("FILE", repr(str(path)))
     exec(code, {"keras": keras})
-    image_training.check_teacher(path, config, ["dark", "bright"])
+    runs.check_teacher(path, config, ["dark", "bright"])
 
 
 @once
 def test_the_time_left_counts_all_runs(monkeypatch, capsys):
     moments = iter([0, 10, 10, 30, 30, 40])
     clock = types.SimpleNamespace(perf_counter=lambda: next(moments))
-    monkeypatch.setattr(image_training, "time", clock)
-    callback = image_training.ShowTimeLeft("labels", 2, 40, slowest=60.0)
+    monkeypatch.setattr(runs, "time", clock)
+    callback = runs.ShowTimeLeft("labels", 2, 40, slowest=60.0)
     callback.set_params({"epochs": 4})
     for epoch in range(3):
         callback.on_epoch_begin(epoch)
@@ -207,15 +198,16 @@ def test_runs_have_the_students_in_common(tmp_path):
     counts = {"train": [5, 4], "validation": [2, 2], "test": [1, 1], "unlabelled": 7}
     weights = {"teacher": "from ImageNet's weights", "student": "from scratch"}
     args = ("EfficientNetV2B0", "MobileNetV3Small", weights, 40, counts)
-    configs = image_training.make_configs(tmp_path, *args)
+    configs = runs.make_configs(tmp_path, *args)
     assert list(configs) == [TEACHER, LABELS, DISTILLED]
     labels, distilled = configs[LABELS], configs[DISTILLED]
+    assert set(distilled) == {*keys.EXPERIMENT, *keys.DISTILLATION, *keys.FOLDERS}
     differing = {x for x in labels if labels[x] != distilled[x]}
     assert differing <= {"cell", "method", "table", "num_examples", "student_loss_weight"}
     assert labels.num_examples == distilled.labelled_examples == 9
     assert distilled.num_examples == 16 and not labels.test and not distilled.test
     assert (configs[TEACHER].learning_rate, labels.learning_rate) == (0.01, 0.05)
-    configs = image_training.make_configs(tmp_path, "mine.keras", *args[1:])
+    configs = runs.make_configs(tmp_path, "mine.keras", *args[1:])
     assert list(configs) == [LABELS, DISTILLED]
 
 
@@ -228,22 +220,22 @@ def test_interval_and_comparison_are_those_of_the_books():
     centre = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
     expected = (100 * (centre - half), 100 * (centre + half))
-    np.testing.assert_allclose(image_results.find_interval(k, n), expected)
+    np.testing.assert_allclose(results.find_interval(k, n), expected)
     labels = np.zeros(20, int)
     first, second = np.zeros((2, 20, 2))
     first[:9], second[:2] = (0, 1), (0, 1)  # wrong
     first[2], second[2] = (1, 0), (0, 1)
-    found = image_results.compare_students(labels, first, second)
+    found = results.compare_students(labels, first, second)
     assert (found["only_first"], found["only_second"]) == (1, 6)
     # Of 7 images on which they differ, 6 or 7 on one side, by throws of a coin.
     assert found["p"] == pytest.approx(2 * (math.comb(7, 6) + math.comb(7, 7)) / 2**7)
-    assert image_results.compare_students(labels, first, first)["p"] == 1.0
+    assert results.compare_students(labels, first, first)["p"] == 1.0
 
 
 @once
 def test_confusions_are_counted_by_row():
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
-    counts = image_results.count_confusions(np.array([0, 0, 1, 1, 2]), logits)
+    counts = results.count_confusions(np.array([0, 0, 1, 1, 2]), logits)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 1], [1, 0, 0]])
 
 
@@ -267,7 +259,7 @@ def make_found(plain, distilled, teacher, p):
     ],
 )
 def test_the_page_says_what_came_out(figures, words):
-    text = " ".join(image_report.make_summary(make_found(*figures)))
+    text = " ".join(report.make_summary(make_found(*figures)))
     assert all(x in text for x in words)
     assert ("learned nothing" in text) == (figures[1] <= 74)
 

@@ -5,7 +5,6 @@ PyTorch.
 """
 
 import re
-import sys
 import time
 
 import keras
@@ -14,18 +13,11 @@ import pytest
 import several_devices
 from backends import BACKEND
 from classifiers import assert_same_weights, build_cnn, copy_weights
-from several_devices import REPOSITORY, run_on_two_devices, run_on_two_hosts
+from several_devices import run_on_two_devices, run_on_two_hosts
+from training import command_line, experiment, machine, records, state
 
-from keras_sdd import SDDDistiller, _devices, data, distribution
+from keras_sdd import SDDDistiller, _devices, data, distribution, models
 from keras_sdd.losses import CrossEntropy
-
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import distill  # noqa: E402
-import experiment  # noqa: E402
-import machine  # noqa: E402
-import records  # noqa: E402
 
 PROCESSES = 2 if BACKEND == "torch" else 1
 
@@ -168,10 +160,10 @@ def test_run_that_was_killed_goes_on_with_one_device(tmp_path, monkeypatch, run)
     for rank, (status, output) in enumerate(run(tmp_path / "broken")):
         assert status != 0 and (rank or "Epoch 2/2" in output), output
     assert time.monotonic() - start < 200
-    assert records.count_finished_epochs(tmp_path / "broken") == 1
-    monkeypatch.setattr(experiment.models, "build", several_devices.build_tiny)
+    assert state.count_finished_epochs(tmp_path / "broken") == 1
+    monkeypatch.setattr(models, "build", several_devices.build_tiny)
     for name in ("broken", "unbroken"):
-        distill.distill(several_devices.make_config(), tmp_path / name)
+        experiment.train(several_devices.make_config(), tmp_path / name)
     rows = [records.read_log(tmp_path / name) for name in ("broken", "unbroken")]
     assert len(rows[0]) == 2
     for row, expected in zip(*rows, strict=True):
@@ -243,7 +235,7 @@ def test_images_that_cannot_be_divided_are_told_at_once(tmp_path, monkeypatch):
     config = several_devices.make_config()
     config.num_examples = 50
     with pytest.raises(command_line.SetupError, match="among 3 devices"):
-        distill.distill(config, tmp_path / "run", distribute=True)
+        experiment.train(config, tmp_path / "run", distribute=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -277,7 +269,7 @@ def test_wrong_start_is_explained(environment):
     with pytest.raises(RuntimeError, match=message):
         distribution.initialize()
     with pytest.raises(command_line.SetupError, match=message):
-        distill.distill(several_devices.make_config(), None, distribute=True)
+        experiment.train(several_devices.make_config(), None, distribute=True)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's variable")
@@ -293,7 +285,7 @@ def test_cluster_without_this_worker_is_refused(environment, config):
 def test_batch_that_devices_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(distribution, "initialize", lambda: distribution.Devices(3))
     with pytest.raises(command_line.SetupError, match="Received: batch_size=16"):
-        distill.distill(several_devices.make_config(), None, distribute=True)
+        experiment.train(several_devices.make_config(), None, distribute=True)
 
 
 def test_prepare_needs_a_compiled_model():

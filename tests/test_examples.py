@@ -8,26 +8,29 @@ import signal
 import subprocess
 import sys
 
+import distill
 import keras
 import numpy as np
 import pytest
+import train_teacher
 from classifiers import assert_same_weights, copy_weights
 from keras import layers
+from training import (
+    command_line,
+    config_keys,
+    data_sets,
+    experiment,
+    networks,
+    records,
+    state,
+    term_rows,
+)
+
+from configs import ablations, cifar100, imagenet, methods
+from keras_sdd import converters, data, losses, models, terms
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
-sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import config_keys  # noqa: E402
-import distill  # noqa: E402
-import experiment  # noqa: E402
-import records  # noqa: E402
-import term_rows  # noqa: E402
-import train_teacher  # noqa: E402
-
-from configs import ablations, cifar100, imagenet, methods  # noqa: E402
-from keras_sdd import converters, data, losses, models, terms  # noqa: E402
 
 # Smoke forms of it train resnet8.
 PAIR = "resnet56,resnet20"
@@ -43,7 +46,7 @@ def folder(tmp_path_factory):
 
 def run_python(*arguments, expected=0):
     """Run Python at the top of the repository; return what it printed."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}  # of scripts
     finished = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,
@@ -56,7 +59,6 @@ def run_python(*arguments, expected=0):
     return finished.stdout + finished.stderr
 
 
-TEACHER = ("--config=configs/cifar100.py:resnet56", "--config.smoke")
 STUDENT = (
     f"--config=configs/cifar100.py:{PAIR},sd_dkd",
     "--config.smoke",
@@ -65,17 +67,17 @@ STUDENT = (
 )
 # Ends itself as a power cut would, in the middle of the second epoch.
 KILLED = """
-import os, signal, sys
-sys.path.insert(0, "examples")
-import command_line, distill, keras
+import os, signal
+import distill, keras
+from training import command_line, records
 
 class Kill(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self.model.optimizer.iterations == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-make_callbacks = distill.experiment.records.make_callbacks
-distill.experiment.records.make_callbacks = lambda *args: [*make_callbacks(*args), Kill()]
+make_callbacks = records.make_callbacks
+records.make_callbacks = lambda *args: [*make_callbacks(*args), Kill()]
 command_line.define_flags()
 command_line.launch(distill.main)
 """
@@ -83,7 +85,7 @@ command_line.launch(distill.main)
 
 @pytest.fixture(scope="module")
 def teacher_dir(folder):
-    run_python(EXAMPLES / "train_teacher.py", *TEACHER, f"--workdir={folder / 'teacher'}")
+    experiment.train(cifar100.get_config("resnet56", smoke=True), folder / "teacher")
     return folder / "teacher"
 
 
@@ -106,7 +108,7 @@ def student_dir(folder, teacher_dir):
 def test_killed_program_ends_as_an_unbroken_one(student_dir, teacher_dir, tmp_path):
     config = cifar100.get_config(f"{PAIR},sd_dkd", smoke=True)
     config.update(epochs=2, num_examples=32, teacher_checkpoint=str(teacher_dir / "last.keras"))
-    distill.distill(config, tmp_path / "unbroken")
+    experiment.train(config, tmp_path / "unbroken")
     assert_same_run(student_dir, tmp_path / "unbroken")
 
 
@@ -162,7 +164,7 @@ on_one = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(experiment.models, "build", build_tiny)
+    monkeypatch.setattr(networks.models, "build", build_tiny)
 
 
 def smoke_config(arg, module=cifar100, reading="official", **changes):
@@ -208,9 +210,8 @@ def test_smoke_form_takes_a_step_and_reads_every_key(tiny, tmp_path, module, arg
     config = smoke_config(arg, module, reading)
     read = set()
     recorder = ReadRecorder(config, read)
-    run = train_teacher.train_teacher if config.method == "ce" else distill.distill
     command_line.name_workdir(recorder)
-    result = run(recorder, tmp_path)
+    result = experiment.train(recorder, tmp_path)
     assert read == config_keys.flatten(config).keys()
     assert result["cell"] == config.cell and result["reading"] == reading
     row = records.read_log(tmp_path)[0]
@@ -250,7 +251,7 @@ class Kill(keras.callbacks.Callback):
 
     def join(self, callbacks):
         """Return callbacks with this one beside what saves the state."""
-        (place,) = (i for i, x in enumerate(callbacks) if isinstance(x, records.SaveRun))
+        (place,) = (i for i, x in enumerate(callbacks) if isinstance(x, state.SaveRun))
         place += self.when == "saved"
         return [*callbacks[:place], self, *callbacks[place:]]
 
@@ -280,8 +281,7 @@ THREE_EPOCHS = {"epochs": 3, "num_examples": 48}  # of three steps
 )
 def test_killed_run_ends_as_an_unbroken_one(tiny, tmp_path, monkeypatch, method, kills):
     config = smoke_config(f"{PAIR},{method}", **THREE_EPOCHS)
-    run = train_teacher.train_teacher if method == "ce" else distill.distill
-    run(config, tmp_path / "unbroken")
+    experiment.train(config, tmp_path / "unbroken")
     make_callbacks = records.make_callbacks
     for when, epoch in kills:
 
@@ -290,14 +290,14 @@ def test_killed_run_ends_as_an_unbroken_one(tiny, tmp_path, monkeypatch, method,
 
         monkeypatch.setattr(records, "make_callbacks", add_kill)
         with pytest.raises(Killed):
-            run(config, tmp_path / "broken")
-        saved = records.count_finished_epochs(tmp_path / "broken")
+            experiment.train(config, tmp_path / "broken")
+        saved = state.count_finished_epochs(tmp_path / "broken")
         assert saved == epoch + (when == "saved")
     monkeypatch.setattr(records, "make_callbacks", make_callbacks)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(records, "write_result", end_run)
-        run(config, tmp_path / "broken")
-    result = run(config, tmp_path / "broken")
+        experiment.train(config, tmp_path / "broken")
+    result = experiment.train(config, tmp_path / "broken")
     assert not (tmp_path / "broken" / "state").exists()
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
     assert len(records.read_log(tmp_path / "broken")) == result["epochs"] == 3
@@ -307,8 +307,8 @@ def test_cached_teacher_gives_the_same_run(tiny, tmp_path):
     changes = THREE_EPOCHS | {"augment": False}
     live = smoke_config(f"{PAIR},sd_kd", **changes)
     cached = smoke_config(f"{PAIR},sd_kd", **changes, teacher_cache=str(tmp_path / "cells"))
-    distill.distill(live, tmp_path / "live")
-    distill.distill(cached, tmp_path / "cached")
+    experiment.train(live, tmp_path / "live")
+    experiment.train(cached, tmp_path / "cached")
     rows = [records.read_log(tmp_path / name) for name in ("live", "cached")]
     for expected, actual in zip(*rows, strict=True):
         assert actual["distillation_loss"] == pytest.approx(expected["distillation_loss"], 1e-4)
@@ -318,14 +318,14 @@ def test_cached_teacher_gives_the_same_run(tiny, tmp_path):
 def test_cache_of_augmented_images_is_explained(tiny, tmp_path):
     config = smoke_config(f"{PAIR},sd_kd", teacher_cache=str(tmp_path / "cells"))
     with pytest.raises(command_line.SetupError, match="augmented at random"):
-        distill.distill(config, tmp_path / "run")
+        experiment.train(config, tmp_path / "run")
 
 
 @on_one
 def test_seed_decides_the_run(tiny, tmp_path):
     weights = {}
     for name, seed in (("first", 1), ("same", 1), ("other", 2)):
-        distill.distill(smoke_config(f"{PAIR},kd", seed=seed), tmp_path / name)
+        experiment.train(smoke_config(f"{PAIR},kd", seed=seed), tmp_path / name)
         network = keras.saving.load_model(tmp_path / name / "last.keras")
         weights[name] = np.concatenate([w.ravel() for w in copy_weights(network)])
     np.testing.assert_array_equal(weights["first"], weights["same"])
@@ -390,7 +390,7 @@ def test_terms_are_told_what_the_experiment_knows(monkeypatch):
     sizes = build_terms("sp", num_samples=32, batch_size=16)["sp_loss"].sizes
     assert sizes == (32, 16)
     smoke = smoke_config(f"{PAIR},sp")
-    for train, _ in (experiment.load_data(smoke), experiment.load_data(smoke)):
+    for train, _ in (data_sets.load_data(smoke), data_sets.load_data(smoke)):
         _, targets = next(iter(train.as_numpy_iterator()))
         assert sorted(targets["ids"]) == list(range(16))
 
@@ -410,7 +410,7 @@ def test_wrong_rows_bring_near_names(tiny, tmp_path, row, message):
     with config.unlocked():
         config.terms = {"sp_loss": row}
     with pytest.raises(command_line.SetupError, match=message):
-        distill.distill(config, tmp_path)
+        experiment.train(config, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +429,7 @@ def small_pair():
 def test_every_method_takes_a_step(small_pair, method):
     teacher, student, images, targets = small_pair
     config = smoke_config(f"{PAIR},{method}", fold_teacher=False, batch_size=8)
-    distiller = experiment.build_distiller(config, teacher, student, 1, 16)
+    distiller = networks.build_distiller(config, teacher, student, 1, 16)
     optimizer = experiment.build_optimizer(config, 1)
     distiller.compile(optimizer, losses.CrossEntropy(), jit_compile=False)
     read = distiller.compute_teacher_targets(images)  # tracing the teacher is most of a first step
@@ -454,7 +454,7 @@ def test_teacher_may_be_a_pytorch_checkpoint(tmp_path):
     state_dict = {name: torch.tensor(np.array(value)) for name, value in entries.items()}
     torch.save({"model": state_dict}, tmp_path / "teacher.pth")
     config = smoke_config(f"{PAIR},kd", teacher_checkpoint=str(tmp_path / "teacher.pth"))
-    teacher = experiment.load_teacher(config, (32, 32, 3))
+    teacher = networks.load_teacher(config, (32, 32, 3))
     assert_same_weights(teacher, copy_weights(original))
 
 
@@ -472,7 +472,7 @@ def test_missing_teacher_is_explained(path, message, monkeypatch):
     config = cifar100.get_config(f"{PAIR},kd")
     config.teacher_checkpoint = path
     with pytest.raises(command_line.SetupError, match=message):
-        experiment.load_teacher(config, (32, 32, 3))
+        networks.load_teacher(config, (32, 32, 3))
 
 
 @on_one
@@ -480,28 +480,50 @@ def test_missing_data_are_explained(tmp_path):
     config = cifar100.get_config(f"{PAIR},kd")
     config.data_dir = str(tmp_path)
     with pytest.raises(command_line.SetupError, match="cifar100 is not prepared"):
-        experiment.load_data(config)
+        data_sets.load_data(config)
 
 
 # The command line, without Keras, which it does not need.
 
 
-def parse(*arguments):
-    """Return exit status and output of a program that prints its config."""
-    program = """
-import sys
-sys.path.insert(0, "examples")
-import command_line
+# Prints its config, for one command line after the other, each in a process of its own: what a
+# mistake imports is imported once.
+PARSER = """
+import json, os, sys
+from training import command_line
 command_line.define_flags()
-command_line.launch(lambda config: print(config.to_json(), command_line.choose_workdir(config)))
+lines = json.loads(sys.argv.pop())
+if len(lines) > 1:
+    import keras_sdd
+for line in lines:
+    child = os.fork()
+    if not child:
+        sys.argv[1:] = line
+        try:
+            command_line.launch(
+                lambda config: print(config.to_json(), command_line.choose_workdir(config))
+            )
+        except SystemExit as end:  # as Python ends, without tidying up what was imported
+            print(end.code if isinstance(end.code, str) else "", flush=True)
+            os._exit(1 if isinstance(end.code, str) else end.code or 0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(f"\\0{status}", end="\\0", flush=True)
 """
+
+
+def parse(*lines):
+    """Return exit status and output of a program that prints its config, for each command line."""
     finished = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, "-c", PARSER, json.dumps(lines)],
         cwd=REPOSITORY,
-        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
+        check=True,
     )
-    return finished.returncode, finished.stdout + finished.stderr
+    parts = finished.stdout.split("\0")
+    return list(zip(map(int, parts[1::2]), parts[::2], strict=False))
 
 
 CONFIG = "--config=configs/cifar100.py:vgg13,vgg8,sd_nkd"
@@ -509,7 +531,7 @@ CONFIG = "--config=configs/cifar100.py:vgg13,vgg8,sd_nkd"
 
 @on_one
 def test_presets_yield_to_other_overrides():
-    status, printed = parse(
+    line = [
         CONFIG,
         "--config.reading=paper",
         "--config.smoke",
@@ -517,7 +539,8 @@ def test_presets_yield_to_other_overrides():
         "--config.terms.distillation_loss.scales=(1,4)",
         "--config.terms.distillation_loss.loss.gamma=2.5",
         "--config.num_examples=100",
-    )
+    ]
+    ((status, printed),) = parse(line)
     assert status == 0, printed
     config, end = json.JSONDecoder().raw_decode(printed)
     term = config["terms"]["distillation_loss"]
@@ -528,30 +551,30 @@ def test_presets_yield_to_other_overrides():
     assert printed[end:].strip() == "runs/cifar100/vgg13-vgg8-sd_nkd/paper-seed0-smoke"
 
 
+MISTAKES = [
+    ([CONFIG, "--config.epoch=3"], "Near: epochs"),
+    ([CONFIG, "--config.wd=3"], "Near: weight_decay. All: python -c "),
+    ([CONFIG, "--config.qqq=3"], "Near: none. All: python -c "),
+    (
+        [*CONFIG.split("="), "--config.terms.distillation_loss.loss.gama=3"],
+        "Near: terms.distillation_loss.loss.gamma",
+    ),
+    ([CONFIG, "--config.reading=papers"], "Near: paper."),
+    ([CONFIG, "--config.epochs=three"], "invalid literal"),
+    ([CONFIG, "--work_dir=x"], "Unknown command line flag 'work_dir'"),
+    ([CONFIG, "smoke"], "Expected flags only"),
+    ([CONFIG.replace("vgg8", "vgg9")], "Near: vgg13,vgg8"),
+    ([CONFIG.replace("sd_nkd", "ndk")], "Unknown method. Near: nkd"),
+    ([CONFIG.replace("cifar100", "cifar10")], "No such file or directory"),
+    ([], "Pass --config="),
+]
+
+
 @on_one
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([CONFIG, "--config.epoch=3"], "Near: epochs"),
-        ([CONFIG, "--config.wd=3"], "Near: weight_decay. All: python -c "),
-        ([CONFIG, "--config.qqq=3"], "Near: none. All: python -c "),
-        (
-            [*CONFIG.split("="), "--config.terms.distillation_loss.loss.gama=3"],
-            "Near: terms.distillation_loss.loss.gamma",
-        ),
-        ([CONFIG, "--config.reading=papers"], "Near: paper."),
-        ([CONFIG, "--config.epochs=three"], "invalid literal"),
-        ([CONFIG, "--work_dir=x"], "Unknown command line flag 'work_dir'"),
-        ([CONFIG, "smoke"], "Expected flags only"),
-        ([CONFIG.replace("vgg8", "vgg9")], "Near: vgg13,vgg8"),
-        ([CONFIG.replace("sd_nkd", "ndk")], "Unknown method. Near: nkd"),
-        ([CONFIG.replace("cifar100", "cifar10")], "No such file or directory"),
-        ([], "Pass --config="),
-    ],
-)
-def test_mistakes_are_explained(arguments, message):
-    status, printed = parse(*arguments)
-    assert status == 1 and message in printed and "Traceback" not in printed
+def test_mistakes_are_explained():
+    found = parse(*[line for line, _ in MISTAKES])
+    for (line, message), (status, printed) in zip(MISTAKES, found, strict=True):
+        assert status == 1 and message in printed and "Traceback" not in printed, (line, printed)
 
 
 @on_one
@@ -572,7 +595,7 @@ def test_log_holds_what_tables_need(student_dir):
 
 def test_data_follow_the_epoch_of_fit():
     config = smoke_config(f"{PAIR},kd", num_examples=64)
-    train, _ = experiment.load_data(config)
+    train, _ = data_sets.load_data(config)
     follow = data.FollowEpochs(train)
 
     def read(epoch):

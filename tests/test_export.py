@@ -1,24 +1,18 @@
 """Exported students: what other programs compute with the files is what `predict` gives."""
 
-import pathlib
 import re
-import sys
 import types
 import warnings
 
+import export_student
 import keras
 import numpy as np
 import pytest
 from backends import BACKEND
 from classifiers import NUM_CLASSES, build_cnn, draw_data
+from exports import runtimes
 
 import keras_sdd
-
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import export_student  # noqa: E402
-import runtimes  # noqa: E402
 
 # What Keras writes on each backend; docs/deployment.md has the whole table.
 FORMATS = {
@@ -55,11 +49,18 @@ def test_the_format_of_keras_is_the_default(monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the program runs on TensorFlow")
-def test_files_are_written_and_measured_those_of_8_bits_too(tmp_path):
+def test_files_are_written_and_measured_those_of_8_bits_too(tmp_path, monkeypatch):
     student, images = build_cnn(4), draw_data(40)[0]
     student.save(tmp_path / "student.keras")
     data = {"images": images, "labels": student.predict(images, verbose=0).argmax(-1)}
-    options = (["litert"], True, data | {"representative": images[:20]})
+    options = (["litert"], True, data | {"representative": images[20:]})
+    export, ranges_of = export_student._export, []
+
+    def spy(*args, **how):
+        ranges_of.extend(how.get("representative_dataset", list)())
+        export(*args, **how)
+
+    monkeypatch.setattr(export_student, "_export", spy)
     found = export_student.export_student(tmp_path / "student.keras", tmp_path / "files", *options)
     rows = {row["format"]: row for row in found}
     assert list(rows) == ["keras", "litert", "litert_int8"]
@@ -68,12 +69,10 @@ def test_files_are_written_and_measured_those_of_8_bits_too(tmp_path):
     assert rows["litert_int8"]["same_class"] > 80.0
     path = tmp_path / "files/student_int8.tflite"
     assert path.stat().st_size == pytest.approx(rows["litert_int8"]["megabytes"] * 2**20)
-    # Ranges of other images than those that are measured: nothing of them fits.
-    data["representative"] = images[:20] / 100
-    (*_, narrow) = export_student.export_student(
-        tmp_path / "student.keras", tmp_path / "narrow", [], True, data
-    )
-    assert narrow["difference"] > 3 * rows["litert_int8"]["difference"]
+    # Ranges are those of other images than what is measured, where there are any.
+    np.testing.assert_array_equal(np.concatenate([x for (x,) in ranges_of]), images[20:])
+    (first, *_) = next(export_student._quantize(images)["representative_dataset"]())
+    np.testing.assert_array_equal(first, images[:1])
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the program runs on TensorFlow")

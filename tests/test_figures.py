@@ -2,26 +2,20 @@
 
 import json
 import math
-import pathlib
 import shutil
-import sys
 
+import figures
 import keras
 import numpy as np
 import pytest
 from backends import BACKEND
+from drawings import numbers as pair_numbers
+from drawings import run_pairs
 from matplotlib.image import imread
+from training.command_line import SetupError
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import figures  # noqa: E402
-import pair_numbers  # noqa: E402
-import run_pairs  # noqa: E402
-from command_line import SetupError  # noqa: E402
-
-from configs import own_data  # noqa: E402
-from keras_sdd import cache, data, models  # noqa: E402
+from configs import own_data
+from keras_sdd import cache, data, models
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 

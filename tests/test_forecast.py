@@ -1,17 +1,10 @@
 """Forecasts: correlations and regrets from pairs of which all is known."""
 
-import pathlib
-import sys
-
+import forecast
 import keras
 import numpy as np
 import pytest
 from scipy import stats
-
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import forecast  # noqa: E402
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 

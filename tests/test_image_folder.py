@@ -1,23 +1,17 @@
 """Folders of images: what is read as what, what is left out, what is refused."""
 
 import os
-import pathlib
 import re
 import resource
-import sys
 
 import numpy as np
 import pytest
 from backends import BACKEND
+from images import arrays as image_arrays
+from images import decoding
+from images import folder as image_folder
 from PIL import Image
-
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import image_arrays  # noqa: E402
-import image_decoding  # noqa: E402
-import image_folder  # noqa: E402
-from command_line import SetupError  # noqa: E402
+from training.command_line import SetupError
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 SIZE = 8
@@ -80,7 +74,7 @@ KINDS = {
 def test_images_of_any_kind_become_rgb(name, tmp_path):
     image, colour = KINDS[name]
     image.save(tmp_path / name)
-    pixels = image_decoding.decode_image(tmp_path / name, SIZE)
+    pixels = decoding.decode_image(tmp_path / name, SIZE)
     assert pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8
     np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(colour, pixels.shape), atol=1)
 
@@ -91,12 +85,12 @@ def test_the_centre_is_kept_and_the_camera_obeyed(tmp_path):
     pixels[:2, 4:8, 0] = 200  # whose upper half is red
     image = Image.fromarray(pixels)
     image.save(tmp_path / "a.png")
-    found = image_decoding.decode_image(tmp_path / "a.png", 4)
+    found = decoding.decode_image(tmp_path / "a.png", 4)
     np.testing.assert_array_equal(found, pixels[:, 4:8])
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was held so that the right of the picture is its top
     image.save(tmp_path / "b.png", exif=turned)
-    found = image_decoding.decode_image(tmp_path / "b.png", 4)
+    found = decoding.decode_image(tmp_path / "b.png", 4)
     np.testing.assert_array_equal(found, np.rot90(pixels[:, 4:8], -1))
 
 
@@ -117,7 +111,7 @@ def test_arrays_hold_the_images_of_the_classes(folder, output):
                 seen[None if split == "train" and i >= 8 else int(y)].add(x.tobytes())
     for key, name in ((0, "cat"), (1, "dog"), (None, "unlabeled")):
         files = (folder / name).iterdir()
-        assert seen[key] == {image_decoding.decode_image(x, SIZE).tobytes() for x in files}
+        assert seen[key] == {decoding.decode_image(x, SIZE).tobytes() for x in files}
 
 
 def test_a_folder_is_read_once_and_split_alike(folder, output, tmp_path, monkeypatch):
@@ -126,7 +120,7 @@ def test_a_folder_is_read_once_and_split_alike(folder, output, tmp_path, monkeyp
     prepare(folder, tmp_path / "again")
     with np.load(output / "images.npz") as a, np.load(tmp_path / "again/images.npz") as b:
         assert all(np.array_equal(a[x], b[x]) for x in a.files)
-    monkeypatch.setattr(image_decoding, "decode_images", None)
+    monkeypatch.setattr(decoding, "decode_images", None)
     assert prepare(folder, output) == first
 
 

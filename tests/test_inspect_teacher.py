@@ -1,22 +1,16 @@
 """The program that inspects a teacher, on a smoke form."""
 
 import csv
-import pathlib
-import sys
 
+import inspect_teacher
 import numpy as np
 import pytest
 from backends import BACKEND
 from matplotlib.image import imread
+from training import command_line, data_sets
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import inspect_teacher  # noqa: E402
-
-from configs import cifar100  # noqa: E402
-from keras_sdd import data, models  # noqa: E402
+from configs import cifar100
+from keras_sdd import data, models
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 
@@ -34,7 +28,7 @@ def test_files(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         data, "load", lambda *args, **kw: splits.append(args[1]) or load(*args, **kw)
     )
-    shape = inspect_teacher.load_images(config, inspect_teacher.SPLITS[0]).element_spec[0].shape[1:]
+    shape = data_sets.load_images(config, inspect_teacher.SPLITS[0]).element_spec[0].shape[1:]
     student = models.build(config.student, config.num_classes, shape)
     student.save(tmp_path / "student.keras")
     found = inspect_teacher.inspect_teacher(

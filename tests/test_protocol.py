@@ -1,28 +1,17 @@
 """What a run sees when: held-out images while it trains, the test images once, at the end."""
 
 import json
-import pathlib
 import shutil
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from classifiers import copy_weights
+from training import command_line, data_sets, experiment, measures, networks, records
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import distill  # noqa: E402
-import experiment  # noqa: E402
-import measures  # noqa: E402
-import records  # noqa: E402
-import train_teacher  # noqa: E402
-
-from configs import cifar100, own_data  # noqa: E402
-from keras_sdd import data, models  # noqa: E402
+from configs import cifar100, own_data
+from keras_sdd import data, models
 
 BACKEND = keras.backend.backend()
 on_one = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
@@ -73,7 +62,7 @@ def test_test_images_are_read_once_and_at_the_end(guarded, tmp_path):
     config.teacher_cache = str(tmp_path / "cache")
     config.teacher_checkpoint = str(tmp_path / "teacher.keras")
     models.build(config.teacher, 10, (32, 32, 3)).save(config.teacher_checkpoint)
-    result = distill.distill(config, tmp_path / "run")
+    result = experiment.train(config, tmp_path / "run")
     assert guarded["images"] == 48
     assert result["protocol"] == "validation" and result["teacher"]
     assert {"last_validation_accuracy", "best_validation_accuracy", "best_epoch"} <= set(result)
@@ -84,54 +73,54 @@ def test_test_images_are_read_once_and_at_the_end(guarded, tmp_path):
     (kept,) = (tmp_path / "cache").glob("test-*.npz")
     written = kept.stat().st_mtime_ns
     config.seed = 1
-    again = distill.distill(config, tmp_path / "again")
+    again = experiment.train(config, tmp_path / "again")
     assert again["teacher"] == result["teacher"]
     assert kept.stat().st_mtime_ns == written
     # What was kept for other images is refused, with the file's name.
     np.savez(kept, classes=np.zeros(3), labels=np.zeros(3))
     shutil.rmtree(tmp_path / "again")
     with pytest.raises(command_line.SetupError, match=f"other test images.*{kept.name}"):
-        distill.distill(config, tmp_path / "again")
+        experiment.train(config, tmp_path / "again")
     kept.write_bytes(b"cut")  # damaged, it is made again, by the run that broke there
-    assert distill.distill(config, tmp_path / "again")["last_accuracy"] == again["last_accuracy"]
+    assert experiment.train(config, tmp_path / "again")["last_accuracy"] == again["last_accuracy"]
 
 
 @on_one
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a log left open
 def test_labels_only_and_the_habit_of_the_authors(guarded, tmp_path):
-    result = train_teacher.train_teacher(make_config(), tmp_path / "run")
+    result = experiment.train(make_config(), tmp_path / "run")
     assert guarded["images"] == 48 and result["teacher"] == ""
     assert "last_teacher_agreement" not in result
     guarded["trained"] = False
     config = make_config(protocol="authors")
     with pytest.raises(tf.errors.OpError, match="test images are read in training"):
-        train_teacher.train_teacher(config, tmp_path / "authors")
+        experiment.train(config, tmp_path / "authors")
 
 
 @on_one
 def test_authors_protocol_chooses_on_the_test_images(tmp_path):
-    result = train_teacher.train_teacher(make_config(protocol="authors"), tmp_path / "run")
+    result = experiment.train(make_config(protocol="authors"), tmp_path / "run")
     for when in ("last", "best"):
         validation = result[f"{when}_validation_accuracy"]
         assert result[f"{when}_accuracy"] == pytest.approx(validation, abs=1e-4)
     assert json.loads((tmp_path / "run/result.json").read_text())["protocol"] == "authors"
     with pytest.raises(command_line.SetupError, match="Near: authors. Received: 'author'"):
-        experiment.load_data(make_config(protocol="author"))
+        data_sets.load_data(make_config(protocol="author"))
 
 
 @on_one
 def test_run_that_was_killed_before_its_result_ends_as_the_unbroken_one(tmp_path, monkeypatch):
     config = make_config()
-    whole = train_teacher.train_teacher(config, tmp_path / "whole")
+    whole = experiment.train(config, tmp_path / "whole")
 
     def kill(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(measures, "measure_run", kill)
-        train_teacher.train_teacher(config, tmp_path / "killed")
+        experiment.train(config, tmp_path / "killed")
     assert not (tmp_path / "killed/result.json").exists()
-    again = train_teacher.train_teacher(config, tmp_path / "killed")
+    again = experiment.train(config, tmp_path / "killed")
     timed = {"seconds", "milliseconds_per_image"}
     assert {k: v for k, v in again.items() if k not in timed} == {
         k: v for k, v in whole.items() if k not in timed
@@ -141,11 +130,11 @@ def test_run_that_was_killed_before_its_result_ends_as_the_unbroken_one(tmp_path
 @on_one
 def test_images_without_labels_take_part_in_distillation_alone(tmp_path):
     config = make_config("resnet56,resnet20,sd_kd", labelled_examples=1)
-    result = distill.distill(config, tmp_path / "run")
+    result = experiment.train(config, tmp_path / "run")
     row = records.read_log(tmp_path / "run")[0]
     # One image in 48 has a label: two of three steps have none at all.
     assert row["distillation_loss"] > 0 and 0 <= result["last_accuracy"] <= 100
-    train, validation = experiment.load_data(config)
+    train, validation = data_sets.load_data(config)
     labels = np.concatenate([x for _, x in train.as_numpy_iterator()])
     assert (labels >= 0).sum() == 1 and len(labels) == 48
     assert min(x.min() for _, x in validation.as_numpy_iterator()) >= 0
@@ -191,7 +180,7 @@ def test_own_data_and_own_networks(tmp_path):
     path = str(tmp_path / "net.keras")
     config.update(dataset=str(tmp_path / "own.npz"), validation_examples=10, epochs=1, student=path)
     config.teacher_checkpoint = path
-    result = distill.distill(config, tmp_path / "run")
+    result = experiment.train(config, tmp_path / "run")
     assert result["parameters"] == 4 * 9 + 4 + 15
     # A final softmax does not pass for logits.
     last = keras.saving.load_model(tmp_path / "run/last.keras")
@@ -200,8 +189,8 @@ def test_own_data_and_own_networks(tmp_path):
     nll = -np.log(p[range(20), arrays["y_test"]]).mean()
     assert result["last_nll"] == pytest.approx(nll, rel=1e-4)
     # Of the student only the architecture counts.
-    fresh = experiment.build_network(config, path, (16, 16, 1))
+    fresh = networks.build_network(config, path, (16, 16, 1))
     given = keras.saving.load_model(path)
     assert not np.allclose(copy_weights(fresh)[0], copy_weights(given)[0])
-    zoo = experiment.build_network(config, "small/cnn_8_16_32", (16, 16, 1))
+    zoo = networks.build_network(config, "small/cnn_8_16_32", (16, 16, 1))
     assert zoo.output_shape == (None, 3)

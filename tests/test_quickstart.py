@@ -8,17 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+import quickstart
 from absl import flags
 from absl.testing import flagsaver
 from backends import BACKEND
 from matplotlib.image import imread
+from scenes import digits as digit_scenes
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import digit_scenes  # noqa: E402
-import quickstart  # noqa: E402
 
 KINDS = ["teacher", "student, labels only", "student, DKD", "student, SD-DKD 1,2"]
 
@@ -150,12 +148,8 @@ def test_refuses_bad_flags(flag, message):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [("--scales=0,2", "different positive integers"), ("kd", "Expected flags only")],
-)
-def test_program_ends_on_bad_arguments(argument, message):
-    finished = run_python(EXAMPLES / "quickstart.py", argument)
+def test_program_ends_on_bad_arguments():
+    finished = run_python(EXAMPLES / "quickstart.py", "kd")
     assert finished.returncode != 0
-    assert message in finished.stderr + finished.stdout
+    assert "Expected flags only" in finished.stderr + finished.stdout
     assert "Traceback" not in finished.stderr

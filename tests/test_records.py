@@ -12,18 +12,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from training import command_line, data_sets, experiment, folder_lock, networks, records, state
+
+from configs import cifar100
+from keras_sdd import distribution
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import experiment  # noqa: E402
-import folder_lock  # noqa: E402
-import records  # noqa: E402
-import train_teacher  # noqa: E402
-
-from configs import cifar100  # noqa: E402
-from keras_sdd import distribution  # noqa: E402
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 
@@ -36,7 +30,7 @@ def build_tiny(name="tiny", num_classes=10, input_shape=(8, 8, 3), *_):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(experiment.models, "build", build_tiny)
+    monkeypatch.setattr(networks.models, "build", build_tiny)
 
 
 def make_config(**changes):
@@ -47,7 +41,7 @@ def make_config(**changes):
 
 def train(workdir, config=None):
     """What the trainers do, without building a model: folders are looked at first."""
-    return experiment.train(config or make_config(), workdir, distribution.Devices(), None)
+    return experiment.run(config or make_config(), workdir, distribution.Devices(), None)
 
 
 def write_run(workdir, config, **result):
@@ -65,9 +59,9 @@ def read_all(folder):
 
 
 def test_finished_run_is_left_alone(tiny, tmp_path, capsys):
-    result = train_teacher.train_teacher(make_config(), tmp_path)
+    result = experiment.train(make_config(), tmp_path)
     before = read_all(tmp_path)
-    assert train_teacher.train_teacher(make_config(), tmp_path) == result
+    assert experiment.train(make_config(), tmp_path) == result
     assert read_all(tmp_path) == before
     assert "holds a finished run" in capsys.readouterr().out
 
@@ -81,8 +75,7 @@ def test_folder_of_another_run_is_refused(tmp_path):
 
 HOLDER = """
 import pathlib, sys
-sys.path.insert(0, "examples")
-import folder_lock
+from training import folder_lock
 with folder_lock.lock_workdir(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -94,7 +87,8 @@ def test_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
     workdir = tmp_path / "run"
     command = [sys.executable, "-c", HOLDER, str(workdir)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as holder:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "examples")}
+    with subprocess.Popen(command, env=environment, **pipes) as holder:
         assert holder.stdout.readline() == b"held\n"
         before = read_all(workdir)
         started = r"started \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
@@ -146,14 +140,14 @@ def test_processes_that_do_not_write_take_no_lock(tmp_path):
     with folder_lock.lock_workdir(tmp_path):  # by the main process
         devices = distribution.Devices(num_devices=2, num_processes=2, rank=1)
         for other in (devices, distribution.Devices()):  # a finished run is only read
-            assert experiment.train(make_config(), tmp_path, other, None) == result
+            assert experiment.run(make_config(), tmp_path, other, None) == result
         (tmp_path / "result.json").unlink()
         with pytest.raises(command_line.SetupError, match="Another run is in this folder"):
             train(tmp_path)
         reached = pytest.raises(command_line.SetupError, match="no .* here")
         with pytest.MonkeyPatch.context() as patch, reached:
-            patch.setattr(experiment, "load_data", refuse)
-            experiment.train(make_config(), tmp_path, devices, None)
+            patch.setattr(data_sets, "load_data", refuse)
+            experiment.run(make_config(), tmp_path, devices, None)
 
 
 def refuse(*_):
@@ -198,7 +192,7 @@ def test_log_is_rewound_to_the_saved_state(tmp_path):
     write_state(tmp_path, 1)
     for name in ("unfinished", "epoch_2.copy"):
         (tmp_path / "state" / name).mkdir()
-    assert records.count_finished_epochs(tmp_path) == 1
+    assert state.count_finished_epochs(tmp_path) == 1
     assert records.rewind_log(tmp_path) == [{"epoch": 0.0, "val_accuracy": 0.5}]
     assert (tmp_path / "log.csv").read_text() == "epoch,val_accuracy\n0,0.5\n"
     shutil.rmtree(tmp_path / "state")
@@ -245,7 +239,7 @@ def test_damaged_best_network_is_refused(tmp_path, damage):
     damaged = {"empty": b"", "cut": path.read_bytes()[:-100], "changed": bytes(content)}
     path.unlink() if damage == "missing" else path.write_bytes(damaged[damage])
     with pytest.raises(records.FolderError, match=f"{path} is missing or damaged"):
-        records.restore_state(compile_tiny(), tmp_path)
+        state.restore_state(compile_tiny(), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a log left open
@@ -268,15 +262,15 @@ def test_best_network_is_that_of_the_state_and_not_of_lost_epochs(tmp_path):
 
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "epoch_2.of_another").touch()  # nobody's, and left alone
-    run_epochs(records.SaveRun(tmp_path, every=3), range(4))
-    assert records.count_finished_epochs(tmp_path) == 3
+    run_epochs(state.SaveRun(tmp_path, every=3), range(4))
+    assert state.count_finished_epochs(tmp_path) == 3
     assert (read("best.keras"), read("last.keras"), read("state/best.keras")) == (1.0, 2.0, 3.0)
     # It goes on from there, and the epochs that follow are worse than those that were lost.
     accuracies[3:] = [0.65, 0.6, 0.5]
     (tmp_path / "best.keras").unlink()
-    records.restore_state(model, tmp_path)
-    run_epochs(records.SaveRun(tmp_path, 3, best=0.7), range(3, 6))
-    assert records.count_finished_epochs(tmp_path) == 6
+    state.restore_state(model, tmp_path)
+    run_epochs(state.SaveRun(tmp_path, 3, best=0.7), range(3, 6))
+    assert state.count_finished_epochs(tmp_path) == 6
     assert (read("best.keras"), read("last.keras")) == (1.0, 5.0)
     names = {path.name for path in (tmp_path / "state").glob("epoch_*")}
     assert names == {"epoch_6", "epoch_2.of_another"}
@@ -295,17 +289,17 @@ def test_remedies_of_damages_work(tiny, tmp_path, monkeypatch):
     config, workdir = make_config(epochs=2), tmp_path / "broken"
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(records, "write_result", stop)
-        train_teacher.train_teacher(config, workdir)
+        experiment.train(config, workdir)
     shutil.copytree(workdir, tmp_path / "copy")
     for name in ("log.csv", "state/epoch_2/training.weights.h5", "config.json"):
         os.truncate(workdir / name, 100)
         message = f"{workdir / name} is damaged.*Put the file back from a copy, or remove the fol"
         with pytest.raises(command_line.SetupError, match=message):
-            train_teacher.train_teacher(config, workdir)
+            experiment.train(config, workdir)
         shutil.copy(tmp_path / "copy" / name, workdir / name)
-    results = [train_teacher.train_teacher(config, workdir)]
+    results = [experiment.train(config, workdir)]
     shutil.rmtree(workdir)
-    results.append(train_teacher.train_teacher(config, workdir))
+    results.append(experiment.train(config, workdir))
     timed = {"seconds": 0, "milliseconds_per_image": 0}
     assert results[0] | timed == results[1] | timed
 
@@ -358,7 +352,7 @@ def test_damaged_state_is_named(tmp_path, damage):
     if damage == "cut":
         os.truncate(path, path.stat().st_size - 500)
     with pytest.raises(records.FolderError, match=f"{path} is damaged: .*remove the folder"):
-        records.restore_state(compile_tiny(), tmp_path)
+        state.restore_state(compile_tiny(), tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 300, -100])
@@ -367,4 +361,4 @@ def test_damaged_teacher_is_named(tmp_path, kept):
     build_tiny().save(path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(command_line.SetupError, match=f"{path} is not a network that Keras can"):
-        experiment.load_network(path, make_config(), "cifar100/resnet20", (8, 8, 3))
+        networks.load_network(path, make_config(), "cifar100/resnet20", (8, 8, 3))

@@ -1,23 +1,15 @@
 """The reports made of finished runs: on a table, and on comparisons of methods."""
 
-import pathlib
-import sys
 import types
 
 import keras
 import numpy as np
 import pytest
+import report_table
 from finished_runs import PAIR, make_config, make_row, write_run
+from reports import comparisons, results, tables
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import comparisons  # noqa: E402
-import report_table  # noqa: E402
-import results  # noqa: E402
-import tables  # noqa: E402
-
-from configs import cifar100, imagenet  # noqa: E402
+from configs import cifar100, imagenet
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 

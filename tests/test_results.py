@@ -1,16 +1,11 @@
 """Results of finished runs: rows, groups and the CSV file."""
 
 import json
-import pathlib
-import sys
 
 import keras
 import pytest
 from finished_runs import PAIR, make_config, make_row, write_run
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-
-import results  # noqa: E402
+from reports import results
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 

@@ -12,22 +12,16 @@ import time
 import keras
 import numpy as np
 import pytest
+import study as study_program
+from reports import results
+from studies import arms, tuning, worker, workers
+from studies import report as study_report
+from training import command_line, records
+
+from configs import studies
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
-sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
-
-import command_line  # noqa: E402
-import records  # noqa: E402
-import results  # noqa: E402
-import study as study_program  # noqa: E402
-import study_arms  # noqa: E402
-import study_report  # noqa: E402
-import study_tuning  # noqa: E402
-import study_worker  # noqa: E402
-import study_workers  # noqa: E402
-
-from configs import studies  # noqa: E402
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 
@@ -36,7 +30,7 @@ def make_layout(folder="studies/x", name="digits", grid=None, **changes):
     study = studies.get_config(name)
     with study.unlocked():
         study.update(changes)
-    return study_arms.Layout(study, study_arms.list_arms(study, grid), folder)
+    return arms.Layout(study, arms.list_arms(study, grid), folder)
 
 
 # Arms
@@ -56,12 +50,12 @@ def test_every_arm_of_every_study_has_a_config(name):
 
 def test_methods_are_held_against_their_plain_form():
     methods = ("ce", "kd", "sd_kd", "sd_kd+sp", "at", "sd_dkd")
-    found = [study_arms.find_plain_form(method, methods) for method in methods]
+    found = [arms.find_plain_form(method, methods) for method in methods]
     assert found == ["", "ce", "kd", "sd_kd", "ce", ""]
 
 
 def test_grid():
-    grid = study_arms.parse_grid(["epochs=1;2", "terms.distillation_loss.scales=[1,2]"])
+    grid = arms.parse_grid(["epochs=1;2", "terms.distillation_loss.scales=[1,2]"])
     assert grid == {"epochs": [1, 2], "terms.distillation_loss.scales": [[1, 2]]}
     layout = make_layout(methods=("kd", "sd_kd"), grid=grid)
     assert list(layout.arms) == [
@@ -76,7 +70,7 @@ def test_grid():
     folders = {run.workdir for run in layout.list_runs(0)}
     assert len(folders) == 4
     with pytest.raises(ValueError, match="Received: 'epochs'"):
-        study_arms.parse_grid(["epochs"])
+        arms.parse_grid(["epochs"])
     wrong = make_layout(grid={"epoch": [1]})
     with pytest.raises(command_line.SetupError, match="epoch"):
         wrong.list_runs(0)[1].load_config()
@@ -111,14 +105,14 @@ def try_trials(layout, value_of, broken_at=None):
         records.write_json(run.workdir / "result.json", value)
         return True
 
-    sweeps = study_tuning.list_sweeps(layout)
+    sweeps = tuning.list_sweeps(layout)
     try:
         for sweep in sweeps:
             sweep.search(act)
     except Killed:
         return factors, None
-    study_tuning.write_choices(layout.folder, sweeps)
-    return factors, study_tuning.read_choices(layout.folder)
+    tuning.write_choices(layout.folder, sweeps)
+    return factors, tuning.read_choices(layout.folder)
 
 
 def test_trials_are_alike_after_a_kill_and_the_best_is_chosen(tmp_path):
@@ -128,7 +122,7 @@ def test_trials_are_alike_after_a_kill_and_the_best_is_chosen(tmp_path):
     options = {"methods": ("kd",), "trials": 5}
     whole = make_layout(tmp_path / "whole", **options)
     factors, chosen = try_trials(whole, value_of)
-    assert len(factors) == 5 and factors[:3] == pytest.approx(study_tuning.FIRST)
+    assert len(factors) == 5 and factors[:3] == pytest.approx(tuning.FIRST)
     assert len(set(factors)) == 5 and 0.125 <= min(factors) < max(factors) <= 8.0
     best = max(factors, key=value_of)
     pair = whole.study.pairs[0]
@@ -143,7 +137,7 @@ def test_trials_are_alike_after_a_kill_and_the_best_is_chosen(tmp_path):
     try_trials(killed, value_of, broken_at=5)
     again, same = try_trials(killed, value_of)
     assert same == chosen and again == pytest.approx(factors)
-    for sweep in study_tuning.list_sweeps(killed):
+    for sweep in tuning.list_sweeps(killed):
         assert sweep.make_run(1, 2.0).load_config().test is False
 
 
@@ -207,8 +201,8 @@ def test_report_mixes_nothing(tmp_path):
 
 
 def test_progress_tells_what_failed_and_what_is_left(tmp_path, capsys):
-    progress = study_workers.Progress(total=5, jobs=2)
-    run = study_arms.Run("", {}, tmp_path / "run")
+    progress = workers.Progress(total=5, jobs=2)
+    run = arms.Run("", {}, tmp_path / "run")
     run.workdir.mkdir()
     records.write_json(run.workdir / "result.json", {"last_validation_accuracy": 81.234})
     progress.add(run, None, 0)
@@ -236,19 +230,19 @@ def own_data(tmp_path):
     return tmp_path / "own.npz"
 
 
-class HereWorker(study_workers.Worker):
+class HereWorker(workers.Worker):
     """Does runs in this process, where all is imported already."""
 
     def do(self, run):
         try:
-            study_worker.run({"config": run.config, "changes": run.changes, "workdir": run.workdir})
+            worker.run({"config": run.config, "changes": run.changes, "workdir": run.workdir})
         except command_line.SetupError as error:
             return str(error)
 
 
 def run_here(data, folder, monkeypatch, **changes):
     """Run the study of `kill_study` in this process; return its report and what failed."""
-    monkeypatch.setattr(study_workers, "Worker", HereWorker)
+    monkeypatch.setattr(workers, "Worker", HereWorker)
     monkeypatch.chdir(REPOSITORY)
     study = studies.get_config("own")
     study.data.update(dataset=str(data), validation_examples=16)

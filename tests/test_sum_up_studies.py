@@ -3,17 +3,14 @@
 import csv
 import pathlib
 import re
-import sys
 
 import keras
 import numpy as np
 import pytest
+import sum_up_studies
 from scipy import stats
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY / "examples"), str(REPOSITORY)]
-
-import sum_up_studies  # noqa: E402
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 

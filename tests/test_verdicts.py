@@ -1,18 +1,13 @@
 """Verdicts on paired runs: known values, what must stay undecided, and simulations."""
 
 import math
-import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
+import simulate_verdicts
+from reports import verdicts
 from scipy import stats
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-
-import simulate_verdicts  # noqa: E402
-import verdicts  # noqa: E402
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 

@@ -1,23 +1,19 @@
 """The table of known classifiers, docs/heads.md: it lists them all, and says what is so."""
 
 import pathlib
-import sys
 
+import list_heads
 import numpy as np
 import pytest
 from backends import BACKEND
 from builders import randomize
+from libraries import keras_hub_classifiers
 
 from heads.assertions import assert_close, call, softmax
 from heads.exposing import expose_cells
 from keras_sdd import expose_spatial_logits
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-EXAMPLES = REPOSITORY / "examples"
-sys.path[:0] = [str(EXAMPLES), str(REPOSITORY)]
-
-import keras_hub_classifiers  # noqa: E402
-import list_heads  # noqa: E402
 
 if BACKEND != "torch":
     pytest.skip(

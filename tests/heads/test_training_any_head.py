@@ -1,8 +1,5 @@
 """SD-KD trains students, and with teachers, whose heads are not linear."""
 
-import pathlib
-import sys
-
 import builders
 import keras
 import numpy as np
@@ -10,13 +7,10 @@ import pytest
 from backends import BACKEND
 from builders import randomize
 from keras import layers
+from libraries import keras_hub_classifiers
 
 from heads.assertions import to_numpy
 from keras_sdd import SDDDistiller, expose_spatial_logits
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
-
-import keras_hub_classifiers  # noqa: E402
 
 
 def draw(size, num_classes, count=4):
