@@ -34,13 +34,11 @@ train, test = (
 
 def build_classifier(*widths):
     """Build convolutions, the average of the last map, and a linear classifier."""
-    model = keras.Sequential([keras.Input((8, 8, 1))])
+    x = images = keras.Input((8, 8, 1))
     for i, width in enumerate(widths):
-        model.add(layers.Conv2D(width, 3, strides=1 + i % 2, padding="same", activation="relu"))
-        model.add(layers.BatchNormalization(momentum=0.9))
-    model.add(layers.GlobalAveragePooling2D())
-    model.add(layers.Dense(10))
-    return model
+        x = layers.Conv2D(width, 3, strides=1 + i % 2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    return keras.Model(images, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
 
 def compile_model(model):
@@ -97,10 +95,8 @@ for name, data in {"the teacher": (*train, 50), "its cells": (cells,)}.items():
 # %%
 stored = keras_sdd.StoredTeacher(folder)
 student = build_classifier(8, 16)
-second = compile_model(
-    keras_sdd.SDDDistiller(stored, student, keras_sdd.losses.DKD(), scales=stored.scales)
-)
-second.fit(stored.attach(train, batch_size=50), epochs=5, verbose=0)
+second = compile_model(keras_sdd.SDDDistiller(stored, student, scales=stored.scales))
+second.fit(stored.attach(train, batch_size=50), epochs=8, verbose=0)
 accuracy = second.evaluate(*test, batch_size=600, verbose=0, return_dict=True)["accuracy"]
 print(f"student of the cells: {accuracy:.1%} of the test images")
 

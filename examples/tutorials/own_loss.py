@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A loss of your own
 #
-# You learn to write a distillation loss, to get its scale-decoupled form, to add a term that
-# compares something else than logits, and to save a distiller with both. Takes about 15 seconds.
+# You learn to write a loss, to get its scale-decoupled form, to add a term that compares something
+# else than logits, and to save both. Takes about 15 seconds.
 
 # %%
 import tempfile
@@ -20,6 +20,9 @@ import keras_sdd
 # `call` gets labels (...) and logits (..., K) and gives a value for each position, (...). Written
 # with `keras.ops`, it runs on every backend. Arguments of `__init__` are kept as attributes of the
 # same name. Registered, the class is found when a saved distiller is loaded.
+#
+# Try it with arrays. `ScaleDecoupled` is its form for cells (B, N, K), the first the whole image:
+# those of which the teacher is wrong where it is right of the image, or vice versa, count twice.
 
 
 # %%
@@ -38,12 +41,6 @@ class JensenShannon(keras_sdd.losses.LogitLoss):
         return self.temperature**2 * ops.sum(divergences, axis=-1) / 2
 
 
-# %% [markdown]
-# A loss is called with arrays, so try it first. `ScaleDecoupled` is its form for cells (B, N, K),
-# the first one the whole image. Where the teacher is wrong of a cell and right of the image, or the
-# other way round, the cell is complementary, and counts twice here.
-
-# %%
 logits = 10 * np.eye(3, dtype="float32")[None]  # an image of three cells that see classes 0, 1, 2
 loss = JensenShannon(temperature=1.0)
 decoupled = keras_sdd.losses.ScaleDecoupled(loss, complementary_weight=2.0)
@@ -54,9 +51,8 @@ print(f"cells {per_cell.round(3)}, image {per_image.round(3)}: (1 + 2 + 2) / 3 o
 # %% [markdown]
 # ## The term
 #
-# What compares something else than logits is a term. `read` says what it reads of both networks;
-# `build` makes what it learns; `call` gives a value for each image. Here a linear layer, trained
-# with the student and left out of it, takes the student's embedding to the teacher's.
+# A term compares something else. `read` says what it reads of both networks, `build` makes what it
+# learns, `call` gives a value for each image. Its layer is trained with the student, and left out.
 
 
 # %%
@@ -79,9 +75,8 @@ class EmbeddingDistance(keras_sdd.terms.Term):
 # %% [markdown]
 # ## Training
 #
-# Handwritten digits of 8 x 8 pixels, and two networks of the library. With `scales=(1,)` this would
-# be plain distillation. The logs have each part of the loss as it is weighted: choose a weight with
-# which the term has a say, then try others on validation images.
+# Handwritten digits of 8 x 8 pixels. With `scales=(1,)` this would be plain distillation. The logs
+# have each part of the loss, weighted: each should have a say. Choose weights on validation images.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -90,16 +85,22 @@ images = images.reshape(-1, 8, 8, 1).astype("float32") / 16
 train, validation = (images[:800], labels[:800]), (images[800:1300], labels[800:1300])
 
 
+def build_classifier(*widths):
+    x = images = keras.Input((8, 8, 1))
+    for width in widths:
+        x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    return keras.Model(images, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
 def fit(model):
-    """Train a classifier, or a distiller of one, and return the logs."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     jit_compile = False if keras.backend.backend() == "tensorflow" else "auto"
     model.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"], jit_compile=jit_compile)
     return model.fit(*train, batch_size=50, epochs=8, verbose=0).history
 
 
-teacher = keras_sdd.models.build("small/cnn_16_32_64_64", 10, input_shape=(8, 8, 1))
-student = keras_sdd.models.build("small/cnn_8_16_32", 10, input_shape=(8, 8, 1))
+teacher, student = build_classifier(32, 64), build_classifier(8, 16)
 fit(teacher)
 loss, term = JensenShannon(temperature=4.0), EmbeddingDistance(weight=0.5)
 distiller = keras_sdd.SDDDistiller(teacher, student, loss, scales=(1, 2), feature_losses=[term])

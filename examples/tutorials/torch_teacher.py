@@ -43,7 +43,7 @@ module = torch.nn.Sequential(body, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatt
 
 optimizer = torch.optim.Adam(module.parameters(), 0.02)
 x, y = torch.from_numpy(train[0]).permute(0, 3, 1, 2), torch.from_numpy(train[1])
-for _ in range(4):
+for _ in range(6):
     for rows in torch.randperm(len(x)).split(50):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(module(x[rows]), y[rows]).backward()
