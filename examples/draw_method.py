@@ -6,11 +6,11 @@ Trains the quickstart's teacher (a minute or two) and draws one test scene: its 
 cells at three scales, consistent or complementary, and the logits of two of them.
 """
 
-import cell_drawing
 import keras
 import numpy as np
 import quickstart
 from absl import app, flags
+from drawings import cells as cell_drawing
 from matplotlib.figure import Figure
 
 import keras_sdd
@@ -20,7 +20,7 @@ _BLUE, _ORANGE = "#0072B2", "#D55E00"  # of consistent and complementary cells
 
 
 def read_scene(teacher, scenes, labels):
-    """Return a scene that the teacher gets right though its quarters disagree.
+    """Return a scene that the teacher gets right, with two of its quarters and against two.
 
     Returns:
         scene (32, 32, 1), label, map of logits (8, 8, 10), logits of its cells (21, 10), their

@@ -10,9 +10,8 @@ study that was killed goes on with them.
 import dataclasses
 
 import optuna
-from training import records
-
 from studies.arms import Arm, Layout
+from training import records
 
 SEED = 1000
 FIRST = (1.0, 0.25, 4.0)
