@@ -23,9 +23,14 @@ MAY_IMPORT = {
     "images": {"drawings", "training"},
     "benchmarks": {"training"},
 }
-# The trainers of one kind are the other program, with a check before it.
-MAY_IMPORT_PROGRAMS = {"train_teacher": {"train"}, "distill": {"train"}}
-TUTORIALS = {"tutorials", "torch_teacher", "onnx_teacher"}  # each stands alone
+# The trainers of one kind are the other program, with a check before it; the picture of the method
+# has the quickstart's teacher.
+MAY_IMPORT_PROGRAMS = {
+    "train_teacher": {"train"},
+    "distill": {"train"},
+    "draw_method": {"quickstart"},
+}
+TUTORIALS = {"tutorials"}  # each stands alone
 PROGRAMS = {path.stem for path in EXAMPLES.glob("*.py")} - {"repository"} - TUTORIALS
 FILES = [
     path
