@@ -75,8 +75,7 @@ class EmbeddingDistance(keras_sdd.terms.Term):
 # %% [markdown]
 # ## Training
 #
-# Digits of 8 x 8 pixels. With `scales=(1,)` this would be plain distillation. The logs have each
-# part of the loss, weighted: each should have a say. Choose weights on validation images.
+# The logs have each part of the loss, weighted. Choose the weights on validation images.
 
 # %%
 keras.utils.set_random_seed(0)
