@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A teacher that runs once
 #
-# Half of a distillation step, or much more, is the teacher. Where an image always looks the same,
-# what it says can be kept. You learn to store it, to train on it with and without the teacher at
+# A frozen teacher says the same of the same image in every epoch. Where images are not augmented at
+# random, that can be kept. You learn to store it, to train on it with and without the teacher at
 # hand, and what is refused. Takes about 15 seconds on a CPU core, imports included.
 
 # %%

@@ -91,8 +91,8 @@ for name, (data, options) in students.items():
 # %% [markdown]
 # ## Test
 #
-# Nothing was chosen here, so the test images are all that is needed. Whatever you choose, choose it
-# on labelled images that are in neither set.
+# The small weight above was found by looking at these very images, so the figures are an
+# illustration, no evidence. What you choose, choose on labelled images that are in neither set.
 #
 # What more images bring depends on the teacher being right about them: its mistakes are learned as
 # well. One seed shows a direction and no more; `configs/studies.py:unlabelled` is a study over
