@@ -1,7 +1,7 @@
 """`Distiller`: a Keras model that trains a student with labels and terms that read a teacher."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -19,13 +19,14 @@ from keras_sdd.heads import class_logits, gives_probabilities
 from keras_sdd.losses.cross_entropy import find_student_loss
 from keras_sdd.metrics import view_metrics
 from keras_sdd.networks import Network, with_size_of
+from keras_sdd.student_state import StudentState
 from keras_sdd.supervision import Supervision
 from keras_sdd.terms.base import Term, add_scalar, check_reading, check_terms, to_number
 from keras_sdd.typing import Config, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sdd")
-class Distiller(keras.Model):
+class Distiller(StudentState):
     """Trains a student classifier with labels and with terms that compare it with a frozen teacher.
 
     The loss is student_loss_weight * (loss given to `compile`) + the weighted terms + the student's
@@ -98,7 +99,6 @@ class Distiller(keras.Model):
         self._student_loss_weight = add_scalar(self, "student_loss_weight", weight)
         self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self._evaluates, self._has_labels = False, True  # what is under way
-        self._loaded_random_state: dict[str, np.ndarray] = {}
         self._supervision = Supervision(class_logits(student).shape[-1], ignore_class)
         with leave_no_trace(teacher, student):
             self._read_networks()
@@ -525,66 +525,6 @@ class Distiller(keras.Model):
         total = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
         return total / _backend.count_replicas()
 
-    # The teacher is frozen whatever `trainable` says of it: student and terms train.
-
-    @property
-    def trainable_variables(self) -> list[keras.Variable]:
-        parts = (self.student, *self.terms) if self.trainable else ()
-        return [v for part in parts for v in part.trainable_variables]
-
-    @property
-    def non_trainable_variables(self) -> list[keras.Variable]:
-        # Of the teacher, those that the step reads.
-        others = _without(self.variables, self.trainable_variables + self.teacher.variables)
-        return others + self._frozen.variables
-
-    @property
-    def trainable_weights(self) -> list[keras.Variable]:
-        return self.trainable_variables
-
-    @property
-    def non_trainable_weights(self) -> list[keras.Variable]:
-        return _without(self.weights, self.trainable_weights)
-
-    @property
-    def moving_statistics(self) -> list[keras.Variable]:
-        """Variables that devices average, as each sees its own part of a batch."""
-        layers = [x for term in self.terms for x in term._flatten_layers(include_self=False)]
-        norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization)]
-        parts = (self.student, *norms)
-        return [v for part in parts for v in part.non_trainable_variables]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of PyTorch, as its trainer asks for in every step.
-
-        Keras's own would look for some in the teacher, too.
-        """
-        for variable in self.trainable_variables:
-            variable.value.grad = None
-
-    # Keras saves no state of random layers; a run with dropout resumes exactly only with it.
-
-    def _random_state(self) -> dict[str, Any]:
-        parts = (self.student, *self.terms)
-        seeds = [v for part in parts for v in _without(part.variables, part.weights)]
-        return {f"random_state_{i}": seed for i, seed in enumerate(seeds)}
-
-    def save_own_variables(self, store: Any) -> None:
-        seeds = self._random_state()
-        for name, variable in seeds.items():
-            store[name] = variable
-        for name, array in _backend.get_random_state().items() if seeds else ():
-            store[name] = array
-        store["student_loss_weight"] = self._student_loss_weight
-
-    def load_own_variables(self, store: Any) -> None:
-        for name, variable in self._random_state().items():
-            variable.assign(store[name])
-        self._student_loss_weight.assign(store["student_loss_weight"])
-        names = store.keys() & _backend.get_random_state().keys()
-        self._loaded_random_state = {name: np.array(store[name]) for name in names}
-        _backend.set_random_state(self._loaded_random_state)
-
     def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         parts = {name: serialize(getattr(self, name)) for name in ("teacher", "student")}
@@ -603,10 +543,3 @@ class Distiller(keras.Model):
 def _weights(sample_weight: Tensor) -> Any:
     """Those of the samples; Keras repeats those of arrays for each of the targets by name."""
     return next(iter(keras.tree.flatten(sample_weight)), None)
-
-
-def _without(
-    variables: Iterable[keras.Variable], left_out: Iterable[keras.Variable]
-) -> list[keras.Variable]:
-    ids = {id(v) for v in left_out}
-    return [v for v in variables if id(v) not in ids]

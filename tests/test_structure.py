@@ -34,11 +34,13 @@ MAY_IMPORT = {
     "callbacks": set(),
     "first_batch": {"_backend"},
     "metrics": {"losses"},
+    "student_state": {"_backend"},
     "supervision": {"losses"},
     # It knows the parts that it is made of, none of a method.
     "distiller": {
         *("_backend", "_checks", "_devices", "callbacks", "first_batch", "graphs", "heads"),
-        *("losses", "metrics", "networks", "supervision", "frozen_teacher", "terms"),
+        *("losses", "metrics", "networks", "student_state", "supervision", "frozen_teacher"),
+        "terms",
     },
     "sdd": {"_checks", "distiller", "losses", "terms"},
     "simkd": {"graphs", "networks", "normalization"},

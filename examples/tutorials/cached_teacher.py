@@ -3,7 +3,7 @@
 #
 # A frozen teacher says the same of the same image in every epoch. Where images are not augmented at
 # random, that can be kept. You learn to store it, to train on it with and without the teacher at
-# hand, and what is refused. Takes about 15 seconds on a CPU core, imports included.
+# hand, and what is refused. Takes about 20 seconds on a CPU core, imports included.
 
 # %%
 import pathlib

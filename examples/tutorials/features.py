@@ -3,7 +3,7 @@
 #
 # FitNet, SP and CRD compare what is inside both networks; each stands beside scale-decoupled
 # distillation as a further term. You learn which layers they compare, how to name others, and to
-# read from the logs whether a term has a say. Takes about 15 seconds on a CPU core, imports
+# read from the logs whether a term has a say. Takes about 20 seconds on a CPU core, imports
 # included.
 
 # %%

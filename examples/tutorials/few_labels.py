@@ -3,7 +3,7 @@
 #
 # Images are easy to get, labels are not. What a teacher says of images without a label is something
 # to learn from: you learn to mark such images, what then counts for them and what does not, and
-# what that is worth here. Takes about 15 seconds on a CPU core, imports included.
+# what that is worth here. Takes about 20 seconds on a CPU core, imports included.
 
 # %%
 import keras

@@ -2,7 +2,7 @@
 # # A loss of your own
 #
 # You learn to write a loss, to get its scale-decoupled form, to add a term that compares something
-# else than logits, and to save both. Takes about 15 seconds.
+# else than logits, and to save both. Takes about 20 seconds.
 
 # %%
 import tempfile

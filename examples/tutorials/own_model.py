@@ -2,7 +2,7 @@
 # # Distil your own model
 #
 # A trained classifier teaches a small one. You learn what parts of images look like to it, how to
-# train a student, choose the weight of the distillation, test and save. Takes about 15 seconds.
+# train a student, choose the weight of the distillation, test and save. Takes about 20 seconds.
 
 # %%
 import tempfile

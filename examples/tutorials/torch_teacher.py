@@ -3,7 +3,7 @@
 #
 # The teacher is a PyTorch module, the student a Keras model, on any backend. You learn both ways:
 # on Keras's PyTorch backend the module runs in every step, on the others what it says is stored
-# first. PyTorch has to be installed, whichever backend trains. Takes about 15 seconds on a CPU
+# first. PyTorch has to be installed, whichever backend trains. Takes about 20 seconds on a CPU
 # core, imports included.
 
 # %%
