@@ -18,7 +18,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from classifiers import build_cnn, copy_weights, draw_data, spread_predictions
+from small_classifiers import build_cnn, copy_weights, draw_data, spread_predictions
 from terms.table import TERMS
 from terms_of_users import Remembering
 

@@ -4,18 +4,18 @@ import functools
 import logging
 import types
 
-import classifiers
 import keras
 import numpy as np
 import pytest
+import small_classifiers
 from backends import BACKEND, to_numpy
-from classifiers import NUM_CLASSES, build_cnn
 from keras import layers, ops
+from small_classifiers import NUM_CLASSES, build_cnn
 
 import keras_sdd
 from keras_sdd import Distiller, SDDDistiller, _devices, distribution
 
-X, Y = classifiers.draw_data()
+X, Y = small_classifiers.draw_data()
 WRONG = Y + 1
 
 
@@ -84,12 +84,12 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_counted_from_one(kind):
     distiller = build()
-    before = classifiers.copy_weights(distiller.student)
+    before = small_classifiers.copy_weights(distiller.student)
     # A loader that shuffles may have none of the wrong ones in its first batch.
     x, y = KINDS[kind](Y + NUM_CLASSES if kind == "loader" else WRONG)
     with pytest.raises(ValueError, match=r"Labels must be classes in \[0, 4\).*first y\[") as error:
         distiller.fit(x, y, verbose=0)
-    classifiers.assert_same_weights(distiller.student, before)
+    small_classifiers.assert_same_weights(distiller.student, before)
     if kind == "array":
         assert "these count from 1: subtract 1" in str(error.value)
         distiller.fit(x, y - 1, verbose=0)  # the remedy
@@ -99,7 +99,7 @@ def test_labels_counted_from_one(kind):
 def weights_of_a_run():
     distiller = build()
     fit(distiller)
-    return classifiers.copy_weights(distiller.student)
+    return small_classifiers.copy_weights(distiller.student)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"column", "dict", "tensor"}))
@@ -118,7 +118,9 @@ def test_looking_loses_no_batch_and_changes_no_order(kind):
     assert len(steps) == 3
     if kind == "loader":  # it shuffles
         return
-    classifiers.assert_same_weights(distiller.student, weights_of_a_run(), rtol=1e-5, atol=1e-7)
+    small_classifiers.assert_same_weights(
+        distiller.student, weights_of_a_run(), rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="a loader draws its order from PyTorch's generator")
@@ -328,10 +330,10 @@ def shared_pair(trainable):
 
 def test_weights_that_no_training_changes_may_be_common():
     teacher, student = shared_pair(trainable=False)
-    before = classifiers.copy_weights(teacher)
+    before = small_classifiers.copy_weights(teacher)
     distiller = build(teacher, student)
     fit(distiller)
-    classifiers.assert_same_weights(teacher, before)
+    small_classifiers.assert_same_weights(teacher, before)
     np.testing.assert_allclose(
         distiller.compute_teacher_cells(X)[:, 0], to_numpy(teacher(X)), rtol=1e-4, atol=1e-5
     )

@@ -4,10 +4,10 @@ import contextlib
 import json
 import pickle
 
-import classifiers
 import keras
 import numpy as np
 import pytest
+import small_classifiers
 from backends import BACKEND
 
 import keras_sdd
@@ -15,15 +15,17 @@ from keras_sdd import SDDDistiller, cache_teacher
 from keras_sdd.cell_store import CellStore
 
 tf = pytest.importorskip("tensorflow")
-X, Y = classifiers.draw_data(20)
+X, Y = small_classifiers.draw_data(20)
 IDS = 100 + np.arange(20)
 on_one = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 
 
 def build_distiller(teacher=None, **options):
-    teacher = teacher or classifiers.spread_predictions(classifiers.build_cnn(8, "teacher"))
+    teacher = teacher or small_classifiers.spread_predictions(
+        small_classifiers.build_cnn(8, "teacher")
+    )
     keras.utils.set_random_seed(0)
-    distiller = SDDDistiller(teacher, classifiers.build_cnn(4, "student"), **options)
+    distiller = SDDDistiller(teacher, small_classifiers.build_cnn(4, "student"), **options)
     distiller.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
     return distiller
 
@@ -78,7 +80,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS if BACKEND == "torch" else ["arrays", "DataLoader"])
 def test_any_kind_of_data_set(tmp_path, kind):
     """In batches of all samples, whose order then makes no difference."""
-    teacher = classifiers.spread_predictions(classifiers.build_cnn(8, "teacher"))
+    teacher = small_classifiers.spread_predictions(small_classifiers.build_cnn(8, "teacher"))
     live, cached = build_distiller(teacher), build_distiller(teacher)
     expected = live.fit(X, Y, batch_size=20, epochs=2, verbose=0).history
     data = cache(cached, tmp_path, KINDS[kind](20), batch_size=20)
@@ -146,11 +148,11 @@ def train(distiller, data):
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float16", 1e-3)])
 def test_trains_as_the_live_teacher(tmp_path, dtype, tolerance):
-    teacher = classifiers.spread_predictions(classifiers.build_cnn(8, "teacher"))
+    teacher = small_classifiers.spread_predictions(small_classifiers.build_cnn(8, "teacher"))
     live, cached = build_distiller(teacher), build_distiller(teacher)
     expected = train(live, tf.data.Dataset.from_tensor_slices((X, Y)).batch(8))
     data = cache(cached, tmp_path, dtype=dtype)
-    assert data.element_spec[1]["teacher_cells"].shape == (None, 21, classifiers.NUM_CLASSES)
+    assert data.element_spec[1]["teacher_cells"].shape == (None, 21, small_classifiers.NUM_CLASSES)
     actual = train(cached, data)
     assert actual.keys() == expected.keys()
     for name, values in expected.items():
@@ -236,7 +238,7 @@ def test_other_images_are_refused(tmp_path):
     cache(distiller, tmp_path)
     with pytest.raises(ValueError, match="are of another image.*id 100"):
         cache(distiller, tmp_path, make_data(X + 1e-3))
-    store = CellStore(tmp_path, {}, {"cells": (21, classifiers.NUM_CLASSES)}, "float32")
+    store = CellStore(tmp_path, {}, {"cells": (21, small_classifiers.NUM_CLASSES)}, "float32")
     with pytest.raises(ValueError, match="no cells of the sample with id 7"):
         store.read([7], X[:1])
 
@@ -245,7 +247,7 @@ def test_other_images_are_refused(tmp_path):
 def test_random_augmentation_is_refused(tmp_path):
     data = keras_sdd.data.load(
         "synthetic", "train", 8, augment=True, with_ids=True, num_examples=16, image_size=16,
-        num_classes=classifiers.NUM_CLASSES,
+        num_classes=small_classifiers.NUM_CLASSES,
     )  # fmt: skip
     with pytest.raises(ValueError, match="augmented at random"):
         cache(build_distiller(), tmp_path, data)
@@ -254,7 +256,7 @@ def test_random_augmentation_is_refused(tmp_path):
 def test_data_of_the_library_keep_their_epoch(tmp_path):
     data = keras_sdd.data.load(
         "synthetic", "train", 8, augment=False, with_ids=True, num_examples=16, image_size=16,
-        num_classes=classifiers.NUM_CLASSES,
+        num_classes=small_classifiers.NUM_CLASSES,
     )  # fmt: skip
     data.epoch_counter.epoch = 5
     cached = cache(build_distiller(), tmp_path, data)
@@ -451,7 +453,7 @@ def test_messages_name_samples_and_arrays_without_their_numbers(tmp_path):
 
 
 def test_cells_that_float16_cannot_hold(tmp_path):
-    teacher = classifiers.spread_predictions(classifiers.build_cnn(8), scale=1e6)
+    teacher = small_classifiers.spread_predictions(small_classifiers.build_cnn(8), scale=1e6)
     with pytest.raises(ValueError, match='use dtype="float32"'):
         cache(build_distiller(teacher), tmp_path, dtype="float16")
 

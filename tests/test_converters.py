@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from networks import build_empty, make_entries, zero_initialization
+from recorded_networks import build_empty, make_entries, zero_initialization
 
 from keras_sdd import converters
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import reference
 from backends import BACKEND, to_numpy
-from classifiers import (
+from keras import layers, ops
+from small_classifiers import (
     NUM_CLASSES,
     assert_same_weights,
     build_cnn,
@@ -17,7 +18,6 @@ from classifiers import (
     draw_data,
     spread_predictions,
 )
-from keras import layers, ops
 
 from keras_sdd import SDDDistiller, expose_spatial_logits, pool_cells
 from keras_sdd.losses import DKD, KD, NKD, CrossEntropy, LogitLoss, ScaleDecoupled

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import several_devices
 from backends import BACKEND
-from classifiers import assert_same_weights, build_cnn, copy_weights
 from several_devices import run_on_two_devices, run_on_two_hosts
+from small_classifiers import assert_same_weights, build_cnn, copy_weights
 from training import command_line, experiment, machine, records, state
 
 from keras_sdd import SDDDistiller, _devices, data, distribution, models

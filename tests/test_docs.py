@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from backends import BACKEND
-from classifiers import build_cnn, draw_data
+from small_classifiers import build_cnn, draw_data
 
 import keras_sdd
 

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pytest
 import train_teacher
-from classifiers import assert_same_weights, copy_weights
 from keras import layers
+from small_classifiers import assert_same_weights, copy_weights
 from training import (
     command_line,
     config_keys,

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 from backends import BACKEND
-from classifiers import NUM_CLASSES, build_cnn, draw_data
 from exports import runtimes
+from small_classifiers import NUM_CLASSES, build_cnn, draw_data
 
 import keras_sdd
 

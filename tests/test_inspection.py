@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import reference
 from backends import BACKEND, to_numpy
-from classifiers import NUM_CLASSES, build_cnn, draw_data, spread_predictions
 from keras import layers
+from small_classifiers import NUM_CLASSES, build_cnn, draw_data, spread_predictions
 from test_calibration import loop
 
 import keras_sdd

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from backends import BACKEND
-from classifiers import NUM_CLASSES, build_cnn, draw_data
+from small_classifiers import NUM_CLASSES, build_cnn, draw_data
 
 from keras_sdd import SDDDistiller
 

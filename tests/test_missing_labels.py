@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from backends import BACKEND, to_numpy
-from classifiers import NUM_CLASSES, build_cnn, copy_weights, draw_data, spread_predictions
 from keras import ops
+from small_classifiers import NUM_CLASSES, build_cnn, copy_weights, draw_data, spread_predictions
 
 from keras_sdd import Distiller, SDDDistiller
 from keras_sdd.losses import DKD, KD, NKD

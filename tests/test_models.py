@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from backends import BACKEND
 from keras import layers, ops
-from networks import FIXTURES, RECORDS, build_empty, build_filled, zero_initialization
+from recorded_networks import FIXTURES, RECORDS, build_empty, build_filled, zero_initialization
 
 import keras_sdd
 from keras_sdd import models

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from backends import to_numpy
-from builders import NUM_CLASSES, randomize
-from classifiers import assert_same_weights, build_cnn, copy_weights, draw_data
 from keras import layers
-from networks import build_empty
+from library_classifiers import NUM_CLASSES, randomize
+from recorded_networks import build_empty
+from small_classifiers import assert_same_weights, build_cnn, copy_weights, draw_data
 
 from keras_sdd import Network, expose_spatial_logits, models
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 from backends import BACKEND
-from classifiers import draw_data
+from small_classifiers import draw_data
 
 from keras_sdd import StoredTeacher, cache_outputs
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from classifiers import copy_weights
+from small_classifiers import copy_weights
 from training import command_line, data_sets, experiment, measures, networks, records
 
 from configs import cifar100, own_data

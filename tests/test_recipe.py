@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from backends import to_numpy
-from classifiers import assert_same_weights, build_cnn, copy_weights, draw_data
+from small_classifiers import assert_same_weights, build_cnn, copy_weights, draw_data
 
 from keras_sdd.optimizers import SGD
 from keras_sdd.schedules import step_learning_rate

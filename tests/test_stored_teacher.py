@@ -2,27 +2,27 @@
 
 import shutil
 
-import classifiers
 import keras
 import numpy as np
 import pytest
+import small_classifiers
 from backends import BACKEND
 
 import keras_sdd
 from keras_sdd import Distiller, SDDDistiller, StoredTeacher, cache_outputs, terms
 
-X, Y = classifiers.draw_data(20)
+X, Y = small_classifiers.draw_data(20)
 on_one = pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
 
 
 def build_teacher():
     keras.utils.set_random_seed(5)
-    return classifiers.spread_predictions(classifiers.build_cnn(8, "teacher"))
+    return small_classifiers.spread_predictions(small_classifiers.build_cnn(8, "teacher"))
 
 
 def build(teacher, **options):
     keras.utils.set_random_seed(0)
-    return compiled(SDDDistiller(teacher, classifiers.build_cnn(4, "student"), **options))
+    return compiled(SDDDistiller(teacher, small_classifiers.build_cnn(4, "student"), **options))
 
 
 def compiled(distiller):
@@ -78,8 +78,8 @@ def test_single_steps_and_saving(stored, tmp_path):
     for name, value in values[0].items():
         if name not in ("accuracy", "loss", "student_loss", "distillation_loss"):
             np.testing.assert_allclose(value, values[1][name], rtol=1e-4, err_msg=name)
-    classifiers.assert_same_weights(
-        loaded.student, classifiers.copy_weights(distiller.student), rtol=1e-4, atol=1e-6
+    small_classifiers.assert_same_weights(
+        loaded.student, small_classifiers.copy_weights(distiller.student), rtol=1e-4, atol=1e-6
     )
     with pytest.raises(FileNotFoundError, match="no stored outputs"):
         loaded.teacher.attach((X, Y))
@@ -92,7 +92,7 @@ def test_several_terms_read_it(stored):
     def train(teacher, *data):
         keras.utils.set_random_seed(0)
         parts = [terms.SDD(scales=(1, 4)), terms.CTKD(scales=(1,), name="ctkd")]
-        distiller = compiled(Distiller(teacher, classifiers.build_cnn(4, "student"), parts))
+        distiller = compiled(Distiller(teacher, small_classifiers.build_cnn(4, "student"), parts))
         size = {"batch_size": 20} if len(data) > 1 else {}
         return distiller.fit(*data, **size, epochs=2, verbose=0).history
 

@@ -5,19 +5,19 @@ import gc
 import logging
 import weakref
 
-import classifiers
 import keras
 import numpy as np
 import pytest
+import small_classifiers
 from backends import BACKEND, to_numpy
-from builders import randomize
-from classifiers import NUM_CLASSES
 from keras import layers, ops
+from library_classifiers import randomize
+from small_classifiers import NUM_CLASSES
 
 import keras_sdd
 from keras_sdd import SDDDistiller, fold_batch_norm
 
-X, Y = classifiers.draw_data()
+X, Y = small_classifiers.draw_data()
 
 
 def build_teacher(seed, width=8, first=()):
@@ -34,7 +34,7 @@ def build_teacher(seed, width=8, first=()):
 
 def build(teacher, **options):
     keras.utils.set_random_seed(1)
-    distiller = SDDDistiller(teacher, classifiers.build_cnn(4), **options)
+    distiller = SDDDistiller(teacher, small_classifiers.build_cnn(4), **options)
     distiller.compile(keras.optimizers.SGD(0.0), jit_compile=BACKEND == "jax")
     return distiller
 
@@ -151,7 +151,7 @@ def test_a_teacher_with_an_adapted_normalization(dtype):
     teacher = build_teacher(5, first=[layers.Rescaling(50.0, 100.0), adapted()])
     expected = to_numpy(teacher(X))
     cells = SDDDistiller(
-        teacher, classifiers.build_cnn(4), teacher_dtype=dtype
+        teacher, small_classifiers.build_cnn(4), teacher_dtype=dtype
     ).compute_teacher_cells(X)
     tolerance = 0.05 if dtype == "bfloat16" else 1e-4
     assert np.abs(cells[:, 0] - expected).max() < tolerance * np.abs(expected).max()
@@ -221,12 +221,12 @@ class Counting(layers.Layer):
 
 def test_a_layer_that_writes_in_inference():
     teacher = build_teacher(5, first=[Counting()])
-    before = classifiers.copy_weights(teacher)
+    before = small_classifiers.copy_weights(teacher)
     distiller = build(teacher)
     fit(distiller, epochs=2)
     distiller.compute_teacher_cells(X)
     distiller.train_on_batch(X, Y)
-    classifiers.assert_same_weights(teacher, before)
+    small_classifiers.assert_same_weights(teacher, before)
 
 
 def count_notes(*models):
@@ -241,7 +241,7 @@ def count_notes(*models):
     ids=str,
 )
 def test_dropping_a_distiller_frees_what_it_made(nested, options):
-    teacher, student = build_teacher(5), classifiers.build_cnn(4)
+    teacher, student = build_teacher(5), small_classifiers.build_cnn(4)
     if nested:
         inputs = keras.Input((16, 16, 3))
         teacher = keras.Model(inputs, teacher(inputs))

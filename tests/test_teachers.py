@@ -2,19 +2,19 @@
 
 import logging
 
-import classifiers
 import keras
 import numpy as np
 import pytest
+import small_classifiers
 from backends import BACKEND, to_numpy
-from builders import randomize
 from keras import layers
-from networks import build_filled
+from library_classifiers import randomize
+from recorded_networks import build_filled
 
 import keras_sdd
 from keras_sdd import SDDDistiller, fold_batch_norm
 
-X, Y = classifiers.draw_data()
+X, Y = small_classifiers.draw_data()
 # Layers that take in a batch norm of their outputs, and of their inputs: constructor and rank.
 PLAIN = {
     "conv": (layers.Conv2D, (6, 3), {"strides": 2, "padding": "same"}),
@@ -42,13 +42,13 @@ def count_norms(model):
 
 def assert_folded(model, x, left=0):
     randomize(model)
-    before = classifiers.copy_weights(model)
+    before = small_classifiers.copy_weights(model)
     folded = fold_batch_norm(model)
     assert count_norms(folded) == left
     expected, actual = run(model, x), run(folded, x)
     for a, b in zip(keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
-    classifiers.assert_same_weights(model, before)
+    small_classifiers.assert_same_weights(model, before)
     assert not folded.trainable_variables
     assert not {id(v) for v in folded.variables} & {id(v) for v in model.variables}
     return folded
@@ -142,7 +142,7 @@ def test_nested_models_and_structured_outputs():
 
 
 def test_the_copy_does_not_follow_the_original():
-    model = randomize(classifiers.build_cnn())
+    model = randomize(small_classifiers.build_cnn())
     folded = fold_batch_norm(model)
     before = run(folded, X)
     model.get_layer("conv1").kernel.assign(model.get_layer("conv1").kernel * 2.0)
@@ -171,7 +171,7 @@ def test_networks_of_the_zoo(name):
 
 def train(teacher, steps=10, **options):
     keras.utils.set_random_seed(0)
-    student = classifiers.build_cnn(4, "student")
+    student = small_classifiers.build_cnn(4, "student")
     distiller = SDDDistiller(teacher, student, **options)
     distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9), jit_compile=BACKEND == "jax")
     history = distiller.fit(X, Y, 8, epochs=steps // 3 + 1, shuffle=False, verbose=0).history
@@ -179,18 +179,20 @@ def train(teacher, steps=10, **options):
 
 
 def build_teacher():
-    return classifiers.spread_predictions(randomize(classifiers.build_cnn(8, "teacher")))
+    return small_classifiers.spread_predictions(
+        randomize(small_classifiers.build_cnn(8, "teacher"))
+    )
 
 
 def test_folded_teacher_teaches_the_same(caplog):
     teacher = build_teacher()
-    before = classifiers.copy_weights(teacher)
+    before = small_classifiers.copy_weights(teacher)
     with caplog.at_level(logging.INFO, "keras_sdd"):
         folded, losses = train(teacher)
     assert "1 batch norms folded" in caplog.text
     given, expected = train(teacher, fold_teacher=False)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    classifiers.assert_same_weights(teacher, before)
+    small_classifiers.assert_same_weights(teacher, before)
     assert len(folded._frozen.copy.model.variables) < len(given._frozen.variables)
 
 
@@ -220,8 +222,10 @@ def test_batch_norm_in_the_head_of_a_teacher(fold_teacher):
     inputs = keras.Input((16, 16, 3))
     maps = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="map")(inputs)
     x = layers.BatchNormalization(name="norm")(layers.GlobalAveragePooling2D()(maps))
-    teacher = randomize(keras.Model(inputs, layers.Dense(classifiers.NUM_CLASSES, name="end")(x)))
-    student = classifiers.build_cnn()
+    teacher = randomize(
+        keras.Model(inputs, layers.Dense(small_classifiers.NUM_CLASSES, name="end")(x))
+    )
+    student = small_classifiers.build_cnn()
     distiller = SDDDistiller(teacher, student, scales=(1, 2), fold_teacher=fold_teacher)
     norm, end = (teacher.get_layer(name) for name in ("norm", "end"))
     pooled = to_numpy(keras_sdd.pool_cells(keras.Model(inputs, maps)(X), (1, 2)))
@@ -250,8 +254,8 @@ def test_layer_that_cannot_be_called_again_leaves_the_teacher(caplog):
     inputs = keras.Input((16, 16, 3))
     x = layers.BatchNormalization()(layers.Conv2D(8, 3)(inputs))
     x = layers.GlobalAveragePooling2D()(Once()(x))
-    teacher = keras.Model(inputs, layers.Dense(classifiers.NUM_CLASSES)(x))
-    distiller = SDDDistiller(teacher, classifiers.build_cnn())
+    teacher = keras.Model(inputs, layers.Dense(small_classifiers.NUM_CLASSES)(x))
+    distiller = SDDDistiller(teacher, small_classifiers.build_cnn())
     assert distiller._frozen.copy is None and "used as given" in caplog.text
 
 
@@ -259,7 +263,8 @@ def test_layer_that_cannot_be_called_again_leaves_the_teacher(caplog):
 def test_teacher_dtype(dtype, tolerance):
     teacher = build_teacher()
     exact, half = (
-        SDDDistiller(teacher, classifiers.build_cnn(4), teacher_dtype=x) for x in (None, dtype)
+        SDDDistiller(teacher, small_classifiers.build_cnn(4), teacher_dtype=x)
+        for x in (None, dtype)
     )
     expected, cells = (x.compute_teacher_cells(X) for x in (exact, half))
     assert cells.dtype == "float32"
@@ -274,7 +279,7 @@ def test_teacher_dtype(dtype, tolerance):
 
 def test_float32_teacher_of_a_mixed_student():
     keras.config.set_dtype_policy("mixed_bfloat16")
-    teacher, student = build_teacher(), classifiers.build_cnn(4)
+    teacher, student = build_teacher(), small_classifiers.build_cnn(4)
     distiller = SDDDistiller(teacher, student, teacher_dtype="float32")
     computing = [layer for layer in distiller._frozen.copy.model.layers if layer.weights]
     assert {layer.compute_dtype for layer in computing} == {"float32"}
@@ -283,7 +288,7 @@ def test_float32_teacher_of_a_mixed_student():
 
 def test_unknown_teacher_dtype():
     with pytest.raises(ValueError, match="Received: teacher_dtype='int8'"):
-        SDDDistiller(build_teacher(), classifiers.build_cnn(), teacher_dtype="int8")
+        SDDDistiller(build_teacher(), small_classifiers.build_cnn(), teacher_dtype="int8")
 
 
 class Doubling(layers.Layer):
@@ -301,8 +306,8 @@ def test_layers_of_others_run_as_they_are(caplog):
     inputs = keras.Input((16, 16, 3))
     x = layers.BatchNormalization()(layers.Conv2D(8, 3)(inputs))
     x = layers.GlobalAveragePooling2D()(Doubling(2.0)(x))
-    teacher = keras.Model(inputs, layers.Dense(classifiers.NUM_CLASSES, name="logits")(x))
-    distiller = SDDDistiller(randomize(teacher), classifiers.build_cnn())
+    teacher = keras.Model(inputs, layers.Dense(small_classifiers.NUM_CLASSES, name="logits")(x))
+    distiller = SDDDistiller(randomize(teacher), small_classifiers.build_cnn())
     assert distiller._frozen.copy.num_folded == 1
     cells = distiller.compute_teacher_cells(X)
     np.testing.assert_allclose(cells[:, 0], run(teacher, X), rtol=1e-4, atol=1e-5)
@@ -347,7 +352,7 @@ class TestTracedTeacher:
         np.testing.assert_allclose(traced, run(model, X), rtol=1e-4, atol=1e-5)
 
     def test_follows_the_weights(self):
-        model = randomize(classifiers.build_cnn())
+        model = randomize(small_classifiers.build_cnn())
         self.run(model, X)
         randomize(model, seed=1)
         np.testing.assert_allclose(self.run(model, X)[1], run(model, X), rtol=1e-5, atol=1e-6)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import reference
 from backends import BACKEND
-from classifiers import build_cnn, copy_weights, draw_data
 from keras import layers
+from small_classifiers import build_cnn, copy_weights, draw_data
 
 from keras_sdd import SDDDistiller
 from keras_sdd.losses import DKD, KD, NKD

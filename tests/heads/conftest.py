@@ -1,10 +1,10 @@
 """Models of these tests get their kernels from NumPy."""
 
-import builders
+import library_classifiers
 import pytest
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_builds():
-    with builders.drawn_by_numpy():
+    with library_classifiers.drawn_by_numpy():
         yield

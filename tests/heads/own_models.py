@@ -1,8 +1,8 @@
 """Small classifiers with every kind of head, and the parts to build more."""
 
 import keras
-from builders import NUM_CLASSES
 from keras import layers, ops
+from library_classifiers import NUM_CLASSES
 
 
 def features(name=None):

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 from backends import BACKEND
-from builders import NUM_CLASSES, randomize
 from keras import layers, ops
+from library_classifiers import NUM_CLASSES, randomize
 
 from heads.assertions import (
     assert_close,

@@ -5,10 +5,10 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from builders import NUM_CLASSES, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
+from library_classifiers import NUM_CLASSES, randomize
 
 from heads.assertions import (
     assert_close,

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from backends import BACKEND
-from builders import NUM_CLASSES, randomize
 from keras import layers
+from library_classifiers import NUM_CLASSES, randomize
 
 from heads.assertions import (
     assert_close,

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from builders import NUM_CLASSES, randomize
 from keras import layers, ops
+from library_classifiers import NUM_CLASSES, randomize
 
 from heads.assertions import assert_close, call, draw_images, to_numpy
 from heads.exposing import check_classifier, class_logits, expose_cells

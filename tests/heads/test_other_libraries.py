@@ -2,13 +2,13 @@
 
 import functools
 
-import builders
 import keras
+import library_classifiers
 import numpy as np
 import pytest
 from backends import BACKEND
-from builders import NUM_CLASSES, randomize
 from keras import layers
+from library_classifiers import NUM_CLASSES, randomize
 
 from heads.assertions import (
     assert_close,
@@ -25,11 +25,11 @@ from keras_sdd import expose_spatial_logits
 
 @functools.cache
 def build_application(name, activation):
-    return randomize(builders.KERAS_APPLICATIONS[name](activation))
+    return randomize(library_classifiers.KERAS_APPLICATIONS[name](activation))
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
-@pytest.mark.parametrize("name", builders.KERAS_APPLICATIONS)
+@pytest.mark.parametrize("name", library_classifiers.KERAS_APPLICATIONS)
 def test_keras_applications(name, activation):
     """Feeds a random map to the heads: independent of the depth below, and quick."""
     model = build_application(name, activation)
@@ -53,7 +53,7 @@ def test_keras_applications(name, activation):
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX compiles every operation: a minute a model")
-@pytest.mark.parametrize("name", builders.KERAS_APPLICATIONS)
+@pytest.mark.parametrize("name", library_classifiers.KERAS_APPLICATIONS)
 def test_keras_applications_from_images(name):
     model = build_application(name, None)
     exposed = expose_spatial_logits(model)
@@ -83,18 +83,18 @@ def assert_exposes(build, **overrides):
     return model
 
 
-@pytest.mark.parametrize("name", builders.KERAS_HUB)
+@pytest.mark.parametrize("name", library_classifiers.KERAS_HUB)
 def test_keras_hub(name):
-    assert_exposes(builders.KERAS_HUB[name])
+    assert_exposes(library_classifiers.KERAS_HUB[name])
 
 
-@pytest.mark.parametrize("name", builders.KERAS_CV)
+@pytest.mark.parametrize("name", library_classifiers.KERAS_CV)
 def test_keras_cv(name):
-    assert_exposes(builders.KERAS_CV[name])
+    assert_exposes(library_classifiers.KERAS_CV[name])
 
 
 def test_keras_hub_vision_transformer_without_class_token():
-    build = builders.vision_transformer("gap", use_class_token=False)
+    build = library_classifiers.vision_transformer("gap", use_class_token=False)
     name = build(None).backbone.name
     model = build(None)
     with pytest.raises(ValueError, match=f"not of feature_layer={name!r}"):
@@ -113,7 +113,7 @@ def test_keras_hub_vision_transformer_without_class_token():
 
 @pytest.mark.filterwarnings("ignore:`compile..` was not called as part of model loading")
 def test_the_original_keras_hub_model_saves_and_loads(tmp_path):
-    model = randomize(builders.KERAS_HUB["ResNet"]("softmax"))
+    model = randomize(library_classifiers.KERAS_HUB["ResNet"]("softmax"))
     images = draw_images(model)
     expected = call(model, images)
     exposed = expose_spatial_logits(model)

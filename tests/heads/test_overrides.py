@@ -2,8 +2,8 @@
 
 import keras
 import pytest
-from builders import NUM_CLASSES, randomize
 from keras import layers
+from library_classifiers import NUM_CLASSES, randomize
 
 from heads.assertions import (
     assert_close,

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from builders import randomize
 from keras import layers
+from library_classifiers import randomize
 
 from heads.assertions import (
     assert_close,

@@ -1,10 +1,10 @@
 """What cannot be exposed, and that the message names the layer in the way and the remedy."""
 
-import builders
 import keras
+import library_classifiers
 import pytest
-from builders import NUM_CLASSES
 from keras import layers, ops
+from library_classifiers import NUM_CLASSES
 
 from heads.exposing import expose_cells
 from heads.own_models import (
@@ -187,7 +187,7 @@ THIRD_PARTY_REFUSALS = {
         ["Flatten 'flatten'", "GlobalAveragePooling2D", "scales=(1,)"],
     ),
     "KerasHub's ViT with class token": (
-        lambda: builders.vision_transformer("token", use_class_token=True)(None),
+        lambda: library_classifiers.vision_transformer("token", use_class_token=True)(None),
         ["GetItem", "class token", "patch_tokens=True"],
     ),
 }

@@ -6,8 +6,8 @@ import list_heads
 import numpy as np
 import pytest
 from backends import BACKEND
-from builders import randomize
 from libraries import keras_hub_classifiers
+from library_classifiers import randomize
 
 from heads.assertions import assert_close, call, softmax
 from heads.exposing import expose_cells

@@ -1,13 +1,13 @@
 """SD-KD trains students, and with teachers, whose heads are not linear."""
 
-import builders
 import keras
+import library_classifiers
 import numpy as np
 import pytest
 from backends import BACKEND
-from builders import randomize
 from keras import layers
 from libraries import keras_hub_classifiers
+from library_classifiers import randomize
 
 from heads.assertions import to_numpy
 from keras_sdd import SDDDistiller, expose_spatial_logits
@@ -72,7 +72,7 @@ def test_models_for_any_size_take_that_of_the_others(size):
 
 @pytest.mark.parametrize("pooling", ["token", "gap"])
 def test_a_network_learns_of_the_patches_of_a_transformer(pooling):
-    build = builders.vision_transformer(pooling, use_class_token=True)
+    build = library_classifiers.vision_transformer(pooling, use_class_token=True)
     teacher = expose_spatial_logits(randomize(build(None)), patch_tokens=True)
-    student = build_cnn(16, builders.NUM_CLASSES)
-    assert train(teacher, student, *draw(16, builders.NUM_CLASSES)) == set()
+    student = build_cnn(16, library_classifiers.NUM_CLASSES)
+    assert train(teacher, student, *draw(16, library_classifiers.NUM_CLASSES)) == set()

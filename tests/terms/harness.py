@@ -6,8 +6,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from backends import BACKEND, to_numpy, value_and_gradient
-from classifiers import build_cnn, copy_weights, draw_data, spread_predictions
 from keras import ops
+from small_classifiers import build_cnn, copy_weights, draw_data, spread_predictions
 
 from keras_sdd import Distiller
 

@@ -8,7 +8,7 @@ import numpy as np
 from backends import BACKEND, to_numpy, value_and_gradient
 from fixtures.weights import make_state_dict
 from keras import layers, ops
-from networks import build_filled
+from recorded_networks import build_filled
 
 import keras_sdd
 

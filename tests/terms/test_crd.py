@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from backends import BACKEND, to_numpy, value_and_gradient
-from classifiers import NUM_CLASSES, build_cnn, draw_data
 from keras import ops
+from small_classifiers import NUM_CLASSES, build_cnn, draw_data
 
 from keras_sdd import Distiller, terms
 from terms.recorded import (

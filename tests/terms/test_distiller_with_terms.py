@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 from backends import BACKEND, to_numpy
-from classifiers import (
+from keras import ops
+from small_classifiers import (
     NUM_CLASSES,
     assert_same_weights,
     build_cnn,
@@ -17,7 +18,6 @@ from classifiers import (
     draw_data,
     spread_predictions,
 )
-from keras import ops
 from terms_of_users import Remembering
 
 import keras_sdd
@@ -98,7 +98,7 @@ import sys
 import keras, numpy as np
 sys.path[:0] = {paths!r}
 import terms_of_users
-from classifiers import draw_data
+from small_classifiers import draw_data
 import keras_sdd
 
 x, y = draw_data()

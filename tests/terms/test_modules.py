@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import reference_terms
 from backends import BACKEND, value_and_gradient
-from classifiers import (
+from keras import ops
+from recorded_networks import build_empty
+from small_classifiers import (
     NUM_CLASSES,
     assert_same_weights,
     build_cnn,
     copy_weights,
     draw_data,
 )
-from keras import ops
-from networks import build_empty
 
 from keras_sdd import Distiller, reuse_classifier, terms
 from keras_sdd.terms.features import name_shapes

@@ -2,8 +2,8 @@
 
 import keras
 import numpy as np
-from builders import drawn_by_numpy
 from keras import layers
+from library_classifiers import drawn_by_numpy
 
 NUM_CLASSES = 4
 
