@@ -8,7 +8,7 @@
 The first trains a network with labels only, the second is one experiment.
 
 Cost: 240 epochs of 45,000 images. A step of SD-KD with 64, resnet32x4 to resnet8x4, took 0.98 s on
-two CPU cores with TensorFlow (README.md); docs/methods.md has the cost of all methods, over KD's.
+two CPU cores with TensorFlow (docs/measurements.md); docs/methods.md has the cost of all methods.
 Results: not run. The figures below are printed ones.
 """
 
