@@ -34,6 +34,7 @@ EXAMPLES = REPOSITORY / "examples"
 
 # Smoke forms of it train resnet8.
 PAIR = "resnet56,resnet20"
+on_one = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 
 
 # Programs as a stranger starts them.
@@ -129,6 +130,7 @@ def test_writes_its_records(student_dir):
     assert versions["python"] == sys.version.split()[0] and "git_commit" in versions
 
 
+@on_one
 def test_evaluates_what_was_saved(student_dir):
     result = json.loads((student_dir / "result.json").read_text())
     printed = run_python(
@@ -157,9 +159,6 @@ def build_tiny(name, num_classes, input_shape, *_):
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(num_classes)(x), name=name.replace("/", "_"))
-
-
-on_one = pytest.mark.skipif(keras.backend.backend() != "torch", reason="alike on all backends")
 
 
 @pytest.fixture
@@ -275,7 +274,7 @@ THREE_EPOCHS = {"epochs": 3, "num_examples": 48}  # of three steps
 @pytest.mark.parametrize(
     ("method", "kills"),
     [
-        ("ce", [("within", 1)]),
+        pytest.param("ce", [("within", 1)], marks=on_one),
         ("sd_dkd", [("within", 0), ("within", 1), ("unsaved", 1), ("saved", 2)]),
     ],
 )

@@ -57,6 +57,7 @@ def make_config(arg="resnet20", **changes):
     return config
 
 
+@on_one
 def test_test_images_are_read_once_and_at_the_end(guarded, tmp_path):
     config = make_config("resnet56,resnet20,sd_kd+crd", augment=False)
     config.teacher_cache = str(tmp_path / "cache")
