@@ -15,9 +15,6 @@ from matplotlib.figure import Figure
 
 import keras_sdd
 
-_SCALES = (1, 2, 4)
-_BLUE, _ORANGE = "#0072B2", "#D55E00"  # of consistent and complementary cells
-
 
 def read_scene(teacher, scenes, labels):
     """Return a scene that the teacher gets right, with two of its quarters and against two.
@@ -27,19 +24,13 @@ def read_scene(teacher, scenes, labels):
         classes (21,), and which are complementary (21,).
     """
     maps = keras_sdd.expose_spatial_logits(teacher).predict(scenes, verbose=0)["spatial_logits"]
-    cells = keras.ops.convert_to_numpy(keras_sdd.pool_cells(maps, _SCALES))
+    cells = keras.ops.convert_to_numpy(keras_sdd.pool_cells(maps, quickstart.FIGURE_SCALES))
     predicted, complementary = cell_drawing.judge_cells(labels, cells)
     quarters = complementary[:, 1:5].sum(axis=1)
     right = predicted[:, 0] == labels
     chosen = np.flatnonzero(right & (quarters == 2))[0]
     found = (scenes, labels, maps, cells, predicted, complementary)
     return [values[chosen] for values in found]
-
-
-def draw_scene(axes, scene):
-    """Draw a scene alone."""
-    axes.imshow(scene[..., 0], cmap="gray_r", vmin=-0.1, vmax=1.3)
-    axes.set(xticks=[], yticks=[])
 
 
 def draw_map(axes, logits, label):
@@ -73,18 +64,17 @@ def draw_method(found, path):
     )
     for column, title in zip(columns, titles, strict=True):
         column.suptitle(title, fontsize=11, fontweight="bold")
-    draw_scene(columns[0].subplots(), scene)
+    quickstart.draw_scene(columns[0].subplots(), scene)
     draw_map(columns[1].subplots(), logit_map, label)
     start = 0
-    for axes, scale in zip(columns[2].subplots(1, 3), _SCALES, strict=True):
+    for axes, scale in zip(columns[2].subplots(1, 3), quickstart.FIGURE_SCALES, strict=True):
         part = slice(start, start := start + scale**2)
         quickstart.draw_panel(axes, scene, scale, predicted[part], complementary[part])
     quarters = {kind: 1 + np.flatnonzero(complementary[1:5] == kind)[0] for kind in (False, True)}
     texts = {False: "a consistent quarter: weight 1", True: "a complementary quarter: weight 2"}
     rows = columns[3].subplots(2, 1)
     for axes, (kind, cell) in zip(rows, quarters.items(), strict=True):
-        color = _ORANGE if kind else _BLUE
-        draw_logits(axes, cells[cell], predicted[cell], color, texts[kind])
+        draw_logits(axes, cells[cell], predicted[cell], cell_drawing.COLORS[kind], texts[kind])
     cell_drawing.draw_legend(figure)
     figure.savefig(path, dpi=110)
 

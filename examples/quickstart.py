@@ -205,9 +205,15 @@ def predict_cells(model, scenes, labels):
     return cell_drawing.judge_cells(labels, keras_sdd.pool_cells(maps, FIGURE_SCALES))
 
 
+def draw_scene(axes, scene):
+    """Draw a scene alone."""
+    axes.imshow(scene[..., 0], cmap="gray_r", vmin=-0.1, vmax=1.3)
+    axes.set(xticks=[], yticks=[])
+
+
 def draw_panel(axes, scene, scale, predicted, complementary):
     """Draw a scene with the predicted class of each of its scale x scale cells."""
-    axes.imshow(scene[..., 0], cmap="gray_r", vmin=-0.1, vmax=1.3)
+    draw_scene(axes, scene)
     cell_drawing.draw_cells(axes, scene.shape[0], scale, predicted, complementary)
 
 

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import draw_method
+import keras
 import numpy as np
 import pytest
 import quickstart
@@ -153,3 +155,29 @@ def test_program_ends_on_bad_arguments():
     assert finished.returncode != 0
     assert "Expected flags only" in finished.stderr + finished.stdout
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="alike on all backends")
+def test_picture_of_the_method_shows_a_scene_of_both_kinds_of_cells(tmp_path):
+    """Of a teacher that sees class 1 in the left half of white scenes, and class 0 on the right."""
+
+    class Halves(keras.layers.Layer):
+        def call(self, images):
+            pooled = keras.ops.average_pool(images, 4, 4)
+            seen = keras.ops.arange(8) < 4
+            return pooled * keras.ops.cast(seen, "float32")[:, None]
+
+    inputs = keras.Input((32, 32, 1))
+    x = keras.layers.GlobalAveragePooling2D()(Halves()(inputs))
+    head = keras.layers.Dense(10)
+    teacher = keras.Model(inputs, head(x))
+    kernel = np.zeros((1, 10), "float32")
+    kernel[0, 1] = 4.0
+    head.set_weights([kernel, np.eye(10, dtype="float32")[0]])  # class 0 where nothing is white
+    scenes, labels = np.ones((3, 32, 32, 1), "float32"), np.array([0, 1, 2])
+    found = draw_method.read_scene(teacher, scenes, labels)
+    assert found[1] == 1  # the one that the teacher gets right
+    np.testing.assert_array_equal(found[4][:5], [1, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found[5][:5], [False, False, True, False, True])
+    draw_method.draw_method(found, tmp_path / "method.png")
+    assert imread(tmp_path / "method.png").shape == (385, 1430, 4)

@@ -5,10 +5,12 @@ from matplotlib.patches import Patch, Rectangle
 
 from keras_sdd.losses import KD, ScaleDecoupled
 
-# Of Okabe and Ito: told apart by the colour-blind too, and by their lines without any colour.
+# Of consistent (False) and complementary cells (True). Of Okabe and Ito: told apart by the
+# colour-blind too, and by their lines without any colour.
+COLORS = {False: "#0072B2", True: "#D55E00"}
 _STYLES = {
-    False: {"edgecolor": "#0072B2", "linestyle": "-"},
-    True: {"edgecolor": "#D55E00", "linestyle": "--"},
+    False: {"edgecolor": COLORS[False], "linestyle": "-"},
+    True: {"edgecolor": COLORS[True], "linestyle": "--"},
 }
 _MEANINGS = {
     "label": {
