@@ -37,7 +37,8 @@ def make_layout(folder="studies/x", name="digits", grid=None, **changes):
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_every_arm_of_every_study_has_a_config(name):
+def test_every_arm_of_every_study_has_a_config(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # wherever the program is started
     layout = make_layout(name=name)
     for run in layout.list_runs(3):
         config = run.load_config()

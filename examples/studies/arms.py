@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 
+from repository import ROOT
 from training import command_line
 
 _SAVE_EPOCHS = 10  # short runs: to save takes as long as an epoch of few images
@@ -116,7 +117,7 @@ class Layout:
         self.study, self.arms, self.folder = study, arms, pathlib.Path(folder)
         self.tuned = tuned or {}
         self.data = {key: x for key, x in study.data.to_dict().items() if x}
-        self.file = f"configs/{study.experiments}.py"
+        self.file = str(ROOT / "configs" / f"{study.experiments}.py")
 
     def list_teachers(self):
         """Return the runs that train the teachers of the pairs, none if files are given."""
