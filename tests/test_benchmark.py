@@ -307,7 +307,7 @@ def test_sweeps_change_one_setting(fakes):
     settings = {"batch_size": 64, "scales": ["1", "2", "4"]}
     text = report.write_sweeps(results, tuple(benchmark.SWEEPS), settings)
     assert "| SD-KD, `scales` | jax | torch |" in text
-    assert "| 1,2 | 500 ms, 128 images/s | 500 ms, 128 images/s |" in text
+    assert "| 1,2 | 500 ms, 128 images/s, 0 MiB | 500 ms, 128 images/s, 0 MiB |" in text
     assert "| data pipeline, fashion_mnist | 128 |" in text and "cifar100" not in text
     assert text.count("training step of SD-KD") == 2
 

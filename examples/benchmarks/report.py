@@ -121,11 +121,15 @@ def write_sweeps(results, sweeps, settings):
         for result in results:
             if sweep in result:
                 images = int(result.get("batch_size", settings["batch_size"])) / result["median"]
+                memory = result["added_memory"] / 2**20
                 text = f"{_format_seconds(result['median'])}, {images:,.0f} images/s"
+                text += f", {memory:,.0f} MiB"
                 rows.setdefault(result[sweep], {})[result["backend"]] = text
         if rows:
             lines = [[value, *(row.get(x, "-") for x in backends)] for value, row in rows.items()]
             texts.append(_format_table([f"SD-KD, `{sweep}`", *backends], lines))
+    if texts:
+        texts.insert(0, "Time of a step, images a second, peak memory beyond the built program.")
     lines = [
         [name, f"{settings['batch_size'] / result['median']:,.0f}"]
         for result in results

@@ -120,8 +120,8 @@ def format_report(layout, lines, found, problems):
     parts = [
         f"# {study.name}",
         f"`python examples/study.py --config=configs/studies.py:{study.name}`: "
-        f"experiments of `configs/{study.experiments}.py`. Accuracy on the test images after the last epoch; "
-        "differences are paired by seed, with Student's interval and the p of a paired t-test "
+        f"experiments of `configs/{study.experiments}.py`. "
+        "Accuracy on the test images after the last epoch; differences are paired by seed, with Student's interval and the p of a paired t-test "
         f"after Holm's correction for the {len(found)} comparisons here.",
     ]
     for pair in study.pairs:
