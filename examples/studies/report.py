@@ -121,7 +121,8 @@ def format_report(layout, lines, found, problems):
         f"# {study.name}",
         f"`python examples/study.py --config=configs/studies.py:{study.name}`: "
         f"experiments of `configs/{study.experiments}.py`. "
-        "Accuracy on the test images after the last epoch; differences are paired by seed, with Student's interval and the p of a paired t-test "
+        "Accuracy on the test images after the last epoch; differences are paired by seed, with "
+        "Student's interval and the p of a paired t-test "
         f"after Holm's correction for the {len(found)} comparisons here.",
     ]
     for pair in study.pairs:
