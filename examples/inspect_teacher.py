@@ -8,13 +8,16 @@ Prints a table, a line for each scale, and writes it as cells.csv with a figure,
 many cells are complementary, how often they are right, how far their confidence can be trusted and
 how sure they are, on the images that the config holds out of the training images: those that the
 teacher was trained on, --split=train, flatter it. The test images are read only with --split=test.
+A forecast of what SDD will give comes after the table, with how far such forecasts held so far.
 """
 
 import csv
 import pathlib
 
+import repository
 from absl import flags
 from matplotlib.figure import Figure
+from reports import forecasts
 from training import command_line, data_sets, machine, networks
 
 import keras_sdd
@@ -141,12 +144,21 @@ def main(config):
     """Measure, print and write."""
     values = flags.FLAGS
     scales = [int(x) if x.isdigit() else x for x in values.scales]
+    path = pathlib.Path(values.pairs)
+    try:
+        pairs = forecasts.read_rows(path) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise command_line.SetupError(f"--pairs: {error}") from error
     inspection = inspect_teacher(config, values.checkpoint, values.student, scales, values.split)
     folder = pathlib.Path(values.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "cells.csv", inspection.rows())
     draw(inspection, folder / "cells.png")
     print(f"{config.cell}, {values.split} images:\n{inspection}\n{folder}")
+    if pairs:
+        print(forecasts.describe(pairs, inspection))
+    else:
+        print(f"No forecast: {path} is not there; examples/forecast.py --collect=STUDIES makes it.")
 
 
 if __name__ == "__main__":
@@ -158,5 +170,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("student", None, "The same of a student, to be held against the teacher.")
     flags.DEFINE_list("scales", "1,2,4", "Scales of the cells.")
     flags.DEFINE_enum("split", SPLITS[0], SPLITS, "Which images.")
+    path = repository.ROOT / "docs" / "studies" / "pairs.csv"
+    flags.DEFINE_string("pairs", str(path), "What forecasts are made from, of forecast.py.")
     flags.DEFINE_string("output_dir", "results/inspect_teacher", "Folder of the results.")
     command_line.launch(main)

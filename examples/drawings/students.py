@@ -25,7 +25,7 @@ def draw_correlations(differences, means, names, subtitle, path):
         subtitle: on what images.
         path: of the file.
     """
-    figure = Figure(figsize=(_WIDTH, 7), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 7.5), layout="compressed")
     panels = figure.subplots(1, len(differences))
     largest = max(np.max(x) for x in differences.values())
     every = 1 if len(names) <= _MAX_NAMED else -(-len(names) // 10)
