@@ -57,13 +57,13 @@ def _average(rows):
 
 
 def inspect_pair(layout, pair):
-    """Return what the cells of a pair say on the validation images, as SCALE NETWORK NAME."""
-    config = layout.make_run(pair, layout.arms[forecasts.PLAIN], 0).load_config()
+    """Return what the cells of a pair say on the validation images, as NETWORK NAME SCALE."""
+    run = layout.make_run(pair, layout.arms[forecasts.PLAIN], 0)
+    config = run.load_config()
     machine.setup_devices(config)
     _, images = data_sets.load_data(config)
     shape = images.element_spec[0].shape[1:]
     teacher = networks.load_teacher(config, shape)
-    run = layout.make_run(pair, layout.arms[forecasts.PLAIN], 0)
     student = networks.load_network(run.workdir / "last.keras", config, config.student, shape)
     found = keras_sdd.inspect_cells(teacher, images, forecasts.SCALES, student, verbose=0)
     return forecasts.name_numbers(found)

@@ -8,7 +8,8 @@ Prints a table, a line for each scale, and writes it as cells.csv with a figure,
 many cells are complementary, how often they are right, how far their confidence can be trusted and
 how sure they are, on the images that the config holds out of the training images: those that the
 teacher was trained on, --split=train, flatter it. The test images are read only with --split=test.
-A forecast of what SDD will give comes after the table, with how far such forecasts held so far.
+If the file --pairs of examples/forecast.py is there, a forecast of what SDD will give comes after
+the table, with how far such forecasts held so far.
 """
 
 import csv
@@ -146,7 +147,8 @@ def main(config):
     scales = [int(x) if x.isdigit() else x for x in values.scales]
     path = pathlib.Path(values.pairs)
     try:
-        pairs = forecasts.read_rows(path) if path.exists() else None
+        pairs = forecasts.read_rows(path) if path.exists() else []
+        trust = forecasts.summarize(pairs) if pairs else {}
     except (OSError, ValueError) as error:
         raise command_line.SetupError(f"--pairs: {error}") from error
     inspection = inspect_teacher(config, values.checkpoint, values.student, scales, values.split)
@@ -156,7 +158,7 @@ def main(config):
     draw(inspection, folder / "cells.png")
     print(f"{config.cell}, {values.split} images:\n{inspection}\n{folder}")
     if pairs:
-        print(forecasts.describe(pairs, inspection))
+        print(forecasts.describe(pairs, trust, inspection))
     else:
         print(f"No forecast: {path} is not there; examples/forecast.py --collect=STUDIES makes it.")
 

@@ -110,6 +110,9 @@ def test_report_of_a_file(tmp_path):
     (tmp_path / "none.csv").write_text("study,pair\n")
     with pytest.raises(ValueError, match="none.csv without any"):
         forecasts.read_rows(tmp_path / "none.csv")
+    (tmp_path / "cut.csv").write_text("study,pair,seeds\ns,p,\n")
+    with pytest.raises(ValueError, match="cut.csv is damaged"):
+        forecasts.read_rows(tmp_path / "cut.csv")
 
 
 def inspect(scales):
@@ -123,8 +126,10 @@ def inspect(scales):
 
 
 def test_forecast_of_a_teacher():
-    text = forecasts.describe(make_rows(), inspect((1, 2, 4)))
+    rows = make_rows()
+    trust = forecasts.summarize(rows)
+    text = forecasts.describe(rows, trust, inspect((1, 2, 4)))
     line = next(x for x in text.splitlines() if x.startswith("| A "))
     assert "+0.50" in line and "teacher entropy 4" in line and "+1.00" in line
     assert "may be chance" in text  # of B
-    assert "--scales=1,2,4" in forecasts.describe(make_rows(), inspect((1, 2)))
+    assert "--scales=1,2,4" in forecasts.describe(rows, trust, inspect((1, 2)))

@@ -75,14 +75,17 @@ def read_rows(path):
 
     Raises:
         OSError: if there is none.
-        ValueError: if it has no pair, or another number than of a float.
+        ValueError: if it has no pair, or something else than a number where one belongs.
     """
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         raise ValueError(f"A file of pairs has one or more. Received: {path} without any")
     texts = ("study", "pair")
-    return [{key: x if key in texts else float(x) for key, x in row.items()} for row in rows]
+    try:
+        return [{key: x if key in texts else float(x) for key, x in row.items()} for row in rows]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, collect it anew: {error}") from error
 
 
 def list_arms(rows):
@@ -205,7 +208,7 @@ def measure_regrets(rows):
 
 
 def summarize(rows):
-    """Return a line an arm of how far forecasts followed the measured gains on test images.
+    """Return how far forecasts of left out pairs followed the measured gains on test images.
 
     Returns:
         A dict of the arm to a dict of "pair" and "study", of what was left out, to (rank
@@ -221,17 +224,18 @@ def summarize(rows):
     return found
 
 
-def describe(rows, inspection):
+def describe(rows, trust, inspection):
     """Return the forecasts for a teacher as text, with how far such forecasts can be trusted.
 
     Args:
         rows: the pairs that forecasts are made from.
+        trust: what `summarize` says of them.
         inspection: of the teacher, at the scales 1, 2 and 4.
     """
     numbers, arms = name_numbers(inspection), list_arms(rows)
     if not {f"teacher accuracy {m}" for m in SCALES} <= numbers.keys():
         return "No forecast of SDD's gain: it needs the cells of --scales=1,2,4."
-    trust, forecasts = summarize(rows), {arm: fit(rows, arm) for arm in arms}
+    forecasts = {arm: fit(rows, arm) for arm in arms}
     gains = {arm: forecast.predict(numbers) for arm, forecast in forecasts.items()}
     lines = [["arm", "gain over KD", "by", "rank correlation", "p"]]
     for arm in arms:
@@ -243,7 +247,7 @@ def describe(rows, inspection):
     doubt = max(trust[arm]["study"][1] for arm in arms) >= _LEVEL
     words = "Trust it as little as its p says: above 0.05 it may be chance. " if doubt else ""
     return (
-        f"Forecast of SDD's gain in points of test accuracy, from {len(rows)} pairs of networks:\n"
+        f"Forecast of SDD's gain in points of accuracy, from {len(rows)} pairs of networks:\n"
         f"{tables.format_table(lines)}\n"
         "Rank correlation: of forecasts without a pair's data with what was then measured. "
         f"{words}By the forecast: {choice}."
