@@ -94,6 +94,14 @@ STUDIES = {
         "methods": _METHODS,
         "trials": _TRIALS,
     },
+    # On all labels: the teacher is that of `fashion`, and so are the settings, if its tuned.json is
+    # copied into the folder of this study.
+    "fashion_all": {
+        "experiments": "fashion_mnist",
+        "pairs": ("cnn_32_64_128_128,cnn_8_16_32",),
+        "methods": ("ce", "kd", "sd_kd", "dkd", "sd_dkd"),
+        "settings": {"num_examples": None},
+    },
     "ablations": {
         "experiments": "digit_scenes",
         "pairs": _SCENES,

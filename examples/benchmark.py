@@ -3,6 +3,7 @@
     python examples/benchmark.py --reference=SDD-CVPR2024
     python examples/benchmark.py --reference=SDD-CVPR2024 --programs=methods
     python examples/benchmark.py --sweeps=all --data_dir=/usr/share/datasets/fashion-mnist
+    python examples/benchmark.py --results=docs/benchmarks/h100.json
 
 Every program has a process of its own. They take turns: one does a burst of steps while the others
 wait, round by round, so that whatever else the machine does falls on all of them alike. Reported is
@@ -13,10 +14,11 @@ timed in groups (--at_once), each with KD in it.
 --programs are methods of configs/methods.py, sums of such, as sd_kd+crd, all methods (`methods`) or
 some of those that are timed by default. A term that the pair does not fit is left out.
 
-Prints Markdown tables, and writes them, a JSON file with all numbers and a bar chart to --output.
-With --reference, a checkout of github.com/shicaiwei123/SDD-CVPR2024, its steps of the same methods
-take turns with those of each backend. --sweeps measures, instead of the programs, how a step of
-SD-KD grows with one setting at a time, and how many images per second the data pipelines deliver.
+Prints Markdown tables, and writes them, a JSON file with all numbers and a bar chart to --output;
+--results prints the tables of such a file again. With --reference, a checkout of
+github.com/shicaiwei123/SDD-CVPR2024, its steps of the same methods take turns with those of each
+backend. --sweeps measures, instead of the programs, how a step of SD-KD grows with one setting at a
+time, and how many images per second the data pipelines deliver.
 """
 
 import json
@@ -69,6 +71,7 @@ def define_flags():
     flags.DEFINE_list("sweeps", "", f"Sweeps instead of programs: {', '.join(sweeps)}.")
     flags.DEFINE_string("data_dir", None, "Folder of the data sets, for --sweeps=data.")
     flags.DEFINE_string("output", "results/benchmark", "Folder of the results.")
+    flags.DEFINE_string("results", None, "Print the tables of this JSON file instead, and end.")
     flags.DEFINE_bool("smoke", False, "A tiny pair and single steps, to see that all runs.")
     flags.DEFINE_string("serve", None, "Internal: be the program of this name.")
     for name, known in {"backends": ("tensorflow", "jax", "torch"), "sweeps": sweeps}.items():
@@ -130,18 +133,22 @@ def describe_settings():
     return settings | {"cpu": find_cpu(), "cores": os.cpu_count()}
 
 
+def make_report(settings, results, left_out):
+    """Return the tables of what was measured, with a line on what measured it."""
+    swept = any(SWEEPS.keys() & x.keys() or x["program"].startswith("data:") for x in results)
+    tables = write_sweeps(results, tuple(SWEEPS), settings) if swept else write_report(results)
+    return "\n\n".join([describe_run(settings, results), tables, *left_out])
+
+
 def write_results(results, messages, folder):
     """Write tables, numbers and chart of what was measured so far; return the tables."""
-    settings, name = describe_settings(), "sweeps" if FLAGS.sweeps else "programs"
-    values = {"settings": settings, "results": results, "left_out": messages}
-    if FLAGS.sweeps:
-        tables = write_sweeps(results, tuple(SWEEPS), settings)
-    else:
-        tables = write_report(results)
+    name = "sweeps" if FLAGS.sweeps else "programs"
+    values = {"settings": describe_settings(), "results": results, "left_out": messages}
+    report = make_report(**values)
+    if not FLAGS.sweeps:
         values["ratios"] = compute_ratios(results)
         values["methods"] = compare_methods(results)
         draw_chart(results, folder / f"{name}.png")
-    report = "\n\n".join([describe_run(settings), tables, *messages])
     (folder / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
     (folder / f"{name}.md").write_text(report + "\n")
     return report
@@ -156,6 +163,10 @@ def main(argv):
         FLAGS.set_default(name, value)
     if FLAGS.serve:
         serve.serve(FLAGS.serve, FLAGS)
+        return
+    if FLAGS.results:
+        values = json.loads(pathlib.Path(FLAGS.results).read_text())
+        print(make_report(**{x: values[x] for x in ("settings", "results", "left_out")}))
         return
     folder = pathlib.Path(FLAGS.output)
     results, messages, report = [], [], ""

@@ -367,7 +367,7 @@ def test_methods_beside_kd_of_their_group():
     assert aims == {"sd_wttm": 1.05, "sd_ctkd": 1.05, "icd": None, "semckd": None, "pkt": 1.15}
 
 
-def test_what_was_measured_is_kept_when_the_run_ends(tmp_path, monkeypatch):
+def test_what_was_measured_is_kept_when_the_run_ends(tmp_path, monkeypatch, capsys):
     def compare():
         yield [describe_fake("kd", 0.8), describe_fake("sd_kd", 1.0)], ["Left out: sd_dkd"]
         raise KeyboardInterrupt
@@ -375,6 +375,7 @@ def test_what_was_measured_is_kept_when_the_run_ends(tmp_path, monkeypatch):
     settings = {"pair": ["a", "b"], "batch_size": 2, "image_size": 8, "num_classes": 3}
     settings |= {"scales": ["1"], "cores": 1, "cpu": "some"}
     flags = types.SimpleNamespace(output=tmp_path, sweeps=[], smoke=False, serve=None)
+    flags.results = None
     monkeypatch.setattr(benchmark, "FLAGS", flags)
     monkeypatch.setattr(benchmark, "describe_settings", lambda: settings)
     monkeypatch.setattr(benchmark, "compare_programs", compare)
@@ -383,6 +384,18 @@ def test_what_was_measured_is_kept_when_the_run_ends(tmp_path, monkeypatch):
     assert "| SD-KD / KD | 1.25 |\n" in (tmp_path / "programs.md").read_text()
     assert json.loads((tmp_path / "programs.json").read_text())["left_out"] == ["Left out: sd_dkd"]
     assert (tmp_path / "programs.png").exists()
+    flags.results = tmp_path / "programs.json"
+    capsys.readouterr()
+    benchmark.main(["benchmark.py"])
+    assert capsys.readouterr().out == (tmp_path / "programs.md").read_text()
+
+
+def test_the_line_on_a_run_names_its_gpu():
+    settings = {"pair": ["a", "b"], "batch_size": 2, "image_size": 8, "num_classes": 3}
+    settings |= {"scales": ["1"], "cores": 1, "cpu": "some"}
+    results = [{"versions": {"device": x}} for x in ("cpu", "H100", "H100")]
+    assert report.describe_run(settings, results).endswith("1 cores of some and H100")
+    assert report.describe_run(settings, results[:1]).endswith("1 cores of some")
 
 
 def test_ratios_name_programs_of_the_default_run():

@@ -174,13 +174,15 @@ def draw_chart(results, path):
     figure.savefig(path, dpi=100)
 
 
-def describe_run(settings):
+def describe_run(settings, results):
     """Return a line that says what was measured where."""
     size = settings["image_size"]
+    devices = dict.fromkeys(x["versions"]["device"] for x in results if "versions" in x)
+    gpus = "".join(f" and {x}" for x in devices if x != "cpu")
     return (
         f"{' -> '.join(settings['pair'])}, batch {settings['batch_size']}, {size} x {size} x 3, "
         f"{settings['num_classes']} classes, scales {','.join(settings['scales'])}, float32; "
-        f"{settings['cores']} cores of {settings['cpu']}"
+        f"{settings['cores']} cores of {settings['cpu']}{gpus}"
     )
 
 
