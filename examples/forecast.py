@@ -9,7 +9,7 @@ student, and writes one line a pair: these numbers, and the mean gains of every 
 validation and on test images. The second prints Spearman's rank correlation of each number with
 the gains over the pairs, with the p of a permutation test; how far forecasts of pairs that were
 left out follow what was measured; and the regret of scales: fixed ones, forecast ones and those
-that were best on validation images.
+that were best on validation images. It draws the gains beside the file, as pairs.png.
 """
 
 import pathlib
@@ -17,10 +17,13 @@ import statistics
 import sys
 
 from absl import app, flags
+from drawings.palette import COLOURS
+from matplotlib.figure import Figure
+from ml_collections import config_dict
 from reports import forecasts, results, tables
 from studies import arms as study_arms
 from studies.report import read_lines
-from training import command_line, data_sets, machine, networks
+from training import command_line, data_sets, machine, networks, records
 
 import keras_sdd
 from configs import studies
@@ -59,7 +62,8 @@ def _average(rows):
 def inspect_pair(layout, pair):
     """Return what the cells of a pair say on the validation images, as NETWORK NAME SCALE."""
     run = layout.make_run(pair, layout.arms[forecasts.PLAIN], 0)
-    config = run.load_config()
+    # As it ran: a study may have been told where its data lie.
+    config = config_dict.ConfigDict(records.read_json(run.workdir / "config.json"))
     machine.setup_devices(config)
     _, images = data_sets.load_data(config)
     shape = images.element_spec[0].shape[1:]
@@ -76,6 +80,8 @@ def report(rows, strongest=8):
     for row in rows:
         gains = [f"{row[f'test_gain {arm}']:+.2f}" for arm in arms]
         lines.append([row["study"], row["pair"], f"{row['seeds']:.0f}", *gains])
+    means = (statistics.mean(row[f"test_gain {arm}"] for row in rows) for arm in arms)
+    lines.append(["mean", "", "", *(f"{x:+.2f}" for x in means)])
     parts = ["Gains over KD on test images, points:", tables.format_table(lines)]
     for arm in arms:
         gain = f"test_gain {arm}"
@@ -99,6 +105,27 @@ def report(rows, strongest=8):
     return "\n\n".join(parts)
 
 
+def draw_gains(rows, path):
+    """Draw the gains over KD on test images, a line a pair, the scales side by side."""
+    arms = forecasts.list_arms(rows)
+    figure = Figure(figsize=(9, 1.6 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0.0, color="0.6", linewidth=1)
+    for arm, colour, marker in zip(arms, COLOURS, "os^Dv<", strict=False):
+        gains = [row[f"test_gain {arm}"] for row in rows]
+        options = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 7}
+        mean = f"{arm}: {statistics.mean(gains):+.2f} on average"
+        axes.plot(gains, range(len(rows)), label=mean, **options)
+    labels = [f"{row['study']}: {row['pair'].replace(',', ' to ')}" for row in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.invert_yaxis()
+    axes.grid(color="0.9", axis="y")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("gain over KD on test images, points")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, frameon=False)
+    figure.savefig(path, dpi=100)
+
+
 def main(argv):
     """Collect if asked to, and report."""
     if argv[1:]:
@@ -113,9 +140,11 @@ def main(argv):
             if not rows:
                 raise ValueError(f"No pair of {', '.join(names)} in {folder} has all its runs.")
             forecasts.write_rows(path, rows)
-        text = report(forecasts.read_rows(path))
+        rows = forecasts.read_rows(path)
+        text = report(rows)
     except (command_line.SetupError, LookupError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+    draw_gains(rows, path.with_suffix(".png"))
     print(text)
 
 

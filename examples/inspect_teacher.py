@@ -17,6 +17,7 @@ import pathlib
 
 import repository
 from absl import flags
+from drawings.palette import COLOURS
 from matplotlib.figure import Figure
 from reports import forecasts
 from training import command_line, data_sets, machine, networks
@@ -25,8 +26,6 @@ import keras_sdd
 
 # What --split may be; the first one if it is not given.
 SPLITS = ("validation", "train", "test")
-# Of Okabe and Ito, told apart by the colour-blind too; a scale beyond the sixth repeats the first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES = {"teacher": {"linestyle": "-"}, "student": {"linestyle": "--", "markerfacecolor": "none"}}
 
 

@@ -127,9 +127,16 @@ def inspect(scales):
 
 def test_forecast_of_a_teacher():
     rows = make_rows()
+    for row in rows:
+        row |= {"test_gain B": -abs(row["test_gain B"]), "validation_gain B": -1.0}
     trust = forecasts.summarize(rows)
     text = forecasts.describe(rows, trust, inspect((1, 2, 4)))
     line = next(x for x in text.splitlines() if x.startswith("| A "))
     assert "+0.50" in line and "teacher entropy 4" in line and "+1.00" in line
     assert "may be chance" in text  # of B
+    assert "By the forecast: A." in text
+    for row in rows:
+        row["test_gain B"] = 9.0 + row["test_gain A"]
+    text = forecasts.describe(rows, trust, inspect((1, 2, 4)))
+    assert "B for all of them 0.00. So take that, whatever is forecast." in text
     assert "--scales=1,2,4" in forecasts.describe(rows, trust, inspect((1, 2)))

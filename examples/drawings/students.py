@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from drawings import cells as cell_drawing
+from drawings.palette import COLOURS
 
-# Of Okabe and Ito, told apart by the colour-blind too; markers tell further classes apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# They tell classes apart that have the same colour.
 _MARKERS = "o^sDvP*X<>pdh8H"
 _MAX_NAMED = 20  # classes that a legend or an axis names one by one
 _COLUMNS = 5
@@ -62,8 +62,8 @@ def draw_features(points, labels, numbers, names, subtitle, path):
     for axes, (network, xy) in zip(figure.subplots(1, len(points)), points.items(), strict=True):
         for label, name in enumerate(names):
             own = xy[labels == label]
-            marker = _MARKERS[label // len(_COLOURS) % len(_MARKERS)]
-            colour = _COLOURS[label % len(_COLOURS)]
+            marker = _MARKERS[label // len(COLOURS) % len(_MARKERS)]
+            colour = COLOURS[label % len(COLOURS)]
             axes.scatter(*own.T, s=14, marker=marker, color=colour, label=name, linewidths=0)
         silhouette, accuracy = numbers[network].values()
         text = f"silhouette {silhouette:.3f}" if silhouette == silhouette else "no silhouette"
@@ -74,7 +74,7 @@ def draw_features(points, labels, numbers, names, subtitle, path):
         options = {"loc": "outside lower center", "ncols": 10, "title": "class", "markerscale": 2}
         figure.legend(*handles, frameon=False, **options)
     else:
-        shared = len(names) > len(_COLOURS) * len(_MARKERS)
+        shared = len(names) > len(COLOURS) * len(_MARKERS)
         subtitle += ".\nA class has one colour and one marker"
         subtitle += ", which some share" if shared else ""
     _give_title(

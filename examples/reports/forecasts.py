@@ -242,13 +242,25 @@ def describe(rows, trust, inspection):
         rho, p = trust[arm]["study"]
         line = [arm, f"{gains[arm]:+.2f}", forecasts[arm].number, f"{rho:+.2f}", f"{p:.2g}"]
         lines.append(line)
-    best = max(arms, key=gains.get)
-    choice = best if gains[best] > 0 else "KD"
     doubt = max(trust[arm]["study"][1] for arm in arms) >= _LEVEL
-    words = "Trust it as little as its p says: above 0.05 it may be chance. " if doubt else ""
+    words = " Trust it as little as its p says: above 0.05 it may be chance." if doubt else ""
     return (
         f"Forecast of SDD's gain in points of accuracy, from {len(rows)} pairs of networks:\n"
         f"{tables.format_table(lines)}\n"
-        "Rank correlation: of forecasts without a pair's data with what was then measured. "
-        f"{words}By the forecast: {choice}."
+        "Rank correlation: of forecasts without a pair's data with what was then measured."
+        f"{words}\n{_advise(rows, gains)}"
     )
+
+
+def _advise(rows, gains):
+    """Say which arm to take: the best of the forecasts, if such choices lost less than one arm."""
+    lost = {way: np.mean(regrets) for way, regrets in measure_regrets(rows).items()}
+    fixed, forecast = min([PLAIN, *gains], key=lost.get), lost["forecast without its data"]
+    losses = (
+        f"Chosen by such forecasts, the scales of these pairs were {forecast:.2f} points from "
+        f"the best on average; {fixed} for all of them {lost[fixed]:.2f}"
+    )
+    if lost[fixed] <= forecast:
+        return f"{losses}. So take that, whatever is forecast."
+    best = max(gains, key=gains.get)
+    return f"{losses}. By the forecast: {best if gains[best] > 0 else PLAIN}."
