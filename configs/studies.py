@@ -8,7 +8,7 @@ a variant is an arm that changes something of it; it is compared with `against`,
 
 Cost: `digits` is 150 runs of students, 42 of tuning and one of a teacher; the `seconds` of each
 student are in docs/studies/digits/results.csv.
-Results: of `digits`, and of `garments` as far as it is run, docs/studies.md; the others: not run.
+Results: docs/studies.md, of all but `fashion_all`; that of `unlabelled` in docs/labels.md.
 """
 
 from ml_collections import config_dict
