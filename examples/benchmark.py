@@ -140,6 +140,18 @@ def make_report(settings, results, left_out):
     return "\n\n".join([describe_run(settings, results), tables, *left_out])
 
 
+def report_file(path):
+    """Return the tables of a file of `write_results`."""
+    try:
+        values = json.loads(pathlib.Path(path).read_text())
+        return make_report(values["settings"], values["results"], values["left_out"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        sys.exit(
+            "--results must be a JSON file that this program wrote, programs.json or sweeps.json. "
+            f"Received: {path} ({type(error).__name__}: {error})"
+        )
+
+
 def write_results(results, messages, folder):
     """Write tables, numbers and chart of what was measured so far; return the tables."""
     name = "sweeps" if FLAGS.sweeps else "programs"
@@ -165,8 +177,7 @@ def main(argv):
         serve.serve(FLAGS.serve, FLAGS)
         return
     if FLAGS.results:
-        values = json.loads(pathlib.Path(FLAGS.results).read_text())
-        print(make_report(**{x: values[x] for x in ("settings", "results", "left_out")}))
+        print(report_file(FLAGS.results))
         return
     folder = pathlib.Path(FLAGS.output)
     results, messages, report = [], [], ""

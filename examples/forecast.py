@@ -2,14 +2,14 @@
 
     python examples/forecast.py --collect=scales_digits,scales_garments,scales_fashion \\
         --pairs=docs/studies/pairs.csv
-    python examples/forecast.py --pairs=docs/studies/pairs.csv
+    python examples/forecast.py --pairs=docs/studies/pairs.csv --figure=docs/studies/pairs.png
 
 The first inspects, on validation images, the teacher of every pair of the studies and its first KD
 student, and writes one line a pair: these numbers, and the mean gains of every arm over `kd`, on
 validation and on test images. The second prints Spearman's rank correlation of each number with
 the gains over the pairs, with the p of a permutation test; how far forecasts of pairs that were
 left out follow what was measured; and the regret of scales: fixed ones, forecast ones and those
-that were best on validation images. It draws the gains beside the file, as pairs.png.
+that were best on validation images. --figure draws the gains.
 """
 
 import pathlib
@@ -144,7 +144,8 @@ def main(argv):
         text = report(rows)
     except (command_line.SetupError, LookupError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    draw_gains(rows, path.with_suffix(".png"))
+    if values.figure:
+        draw_gains(rows, values.figure)
     print(text)
 
 
@@ -153,6 +154,7 @@ def define_flags():
     flags.DEFINE_list("collect", [], "Studies of configs/studies.py to read and inspect anew.")
     flags.DEFINE_string("studies", "studies", "Folder of the studies' folders.")
     flags.DEFINE_string("pairs", "docs/studies/pairs.csv", "File with a line a pair.")
+    flags.DEFINE_string("figure", None, "Draw the gains into this file.")
 
 
 if __name__ == "__main__":

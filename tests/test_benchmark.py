@@ -388,6 +388,12 @@ def test_what_was_measured_is_kept_when_the_run_ends(tmp_path, monkeypatch, caps
     capsys.readouterr()
     benchmark.main(["benchmark.py"])
     assert capsys.readouterr().out == (tmp_path / "programs.md").read_text()
+    for text in (None, "{", "[]", '{"settings": {}, "left_out": [], "results": [{}]}'):
+        flags.results = tmp_path / f"{text is None} damaged.json"
+        if text is not None:
+            flags.results.write_text(text)
+        with pytest.raises(SystemExit, match="--results must be .* damaged.json"):
+            benchmark.main(["benchmark.py"])
 
 
 def test_the_line_on_a_run_names_its_gpu():

@@ -107,6 +107,8 @@ def test_report_of_a_file(tmp_path):
     text = forecast.report(again)
     assert "| t,11 " in text and "+0.80" in text and "of 4 numbers, 12 pairs" in text
     assert "forecast without its data" in text
+    forecast.draw_gains(again, tmp_path / "gains.png")
+    assert (tmp_path / "gains.png").stat().st_size > 1000
     (tmp_path / "none.csv").write_text("study,pair\n")
     with pytest.raises(ValueError, match="none.csv without any"):
         forecasts.read_rows(tmp_path / "none.csv")
